@@ -1,0 +1,170 @@
+"""Finding degraded images and their clean partners in every folder layout that is about.
+
+Folders and names are matched whole, by the tables below; no text is replaced inside a path.
+"""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from data.degradations import Task
+from utils.errors import UserError
+from utils.image_io import EXTENSIONS, list_images
+
+# (degraded, clean) folders beside each other, tried in this order, in any letter case
+FOLDER_PAIRS = (
+    ("rainy", "gt"),
+    ("rain", "norain"),
+    ("synthetic", "original"),
+    ("hazy", "clear"),
+    ("hazy", "gt"),
+    ("input", "target"),
+    ("low", "high"),
+)
+
+# how a degraded image's stem becomes its clean partner's; the first that exists is taken
+NAME_RULES = {
+    "derain": ((r"(.+)", r"\1"), (r"rain(.*)", r"norain\1")),
+    "dehaze": ((r"(.+)", r"\1"), (r"([^_]+)_.+", r"\1")),
+}
+FLAT_DEGRADED = {"derain": r"rain.*", "dehaze": r"[^_]+_.+"}  # both kinds in one folder
+BSD_PREFIX = "a"  # published denoise lists write a117025.jpg for 117025.jpg
+MAX_DEPTH = 3  # folders between a given folder and its images
+
+
+class Pair(NamedTuple):
+    """A degraded image and its clean one; `degraded` is None where noise is added on the fly."""
+
+    degraded: Path | None
+    clean: Path
+
+    @property
+    def name(self) -> str:
+        return (self.degraded or self.clean).stem
+
+
+class DataSet(NamedTuple):
+    """The pairs of one data set, sorted by name; its name is its folder's."""
+
+    name: str
+    pairs: list[Pair]
+
+
+def find_data_sets(folder: Path, task: Task, other_names: Iterable[str] = ()) -> list[DataSet]:
+    """The data set that `folder` is, or the data sets that it holds, sorted by name.
+
+    If `folder` is not there, a sibling called by one of the other names is taken for it. The list
+    is empty if nothing is found.
+
+    Raises:
+        UserError: a degraded image has no clean partner.
+    """
+    candidates = [folder, *(folder.with_name(name) for name in other_names)]
+    top = next((path for path in candidates if path.is_dir()), None)
+    if top is None:
+        return []
+    find = _find_clean if task.name == "denoise" else _find_pairs
+    return list(find(top, top, task, MAX_DEPTH))
+
+
+def describe_layout(task: Task) -> str:
+    """What `find_data_sets` looks for, in words."""
+    if task.name == "denoise":
+        return f"clean images ({' '.join(sorted(EXTENSIONS))})"
+    pairs = " ".join("/".join(pair) for pair in FOLDER_PAIRS)
+    return f"a folder of degraded and one of clean images beside each other ({pairs})"
+
+
+def read_list(file: Path, pairs: list[Pair]) -> list[Pair]:
+    """Keep the pairs that a published list names, in the list's order.
+
+    Raises:
+        UserError: the list is missing or names an image that is not there.
+    """
+    if not file.is_file():
+        raise UserError(f"{file}: no such list; drop --data_file_dir to use every image")
+    by_name = {(pair.degraded or pair.clean).name: pair for pair in pairs}
+    chosen, missing = [], []
+    for line in file.read_text().split("\n"):
+        name = line.strip().rsplit("/", 1)[-1]
+        if not name:
+            continue
+        pair = by_name.get(name) or by_name.get(name.removeprefix(BSD_PREFIX))
+        chosen.append(pair) if pair else missing.append(name)
+    if missing:
+        raise UserError(
+            f"{file}: names {len(missing)} images that are not in the data folder "
+            f"({_first_few(missing)}); add them, or drop --data_file_dir to use every image"
+        )
+    return chosen
+
+
+def _find_clean(folder: Path, top: Path, task: Task, depth: int) -> Iterable[DataSet]:
+    images = list_images(folder)
+    if images:
+        yield DataSet(_name(folder, top), [Pair(None, path) for path in images])
+    yield from _descend(_find_clean, folder, top, task, depth)
+
+
+def _find_pairs(folder: Path, top: Path, task: Task, depth: int) -> Iterable[DataSet]:
+    subfolders = {path.name.lower(): path for path in _subfolders(folder)}
+    for degraded, clean in FOLDER_PAIRS:
+        if degraded in subfolders and clean in subfolders:
+            inputs = list_images(subfolders[degraded], recursive=True)
+            targets = list_images(subfolders[clean], recursive=True)
+            if inputs:
+                yield DataSet(_name(folder, top), _match(inputs, targets, task, folder))
+            return
+    images = list_images(folder)
+    inputs = [path for path in images if re.fullmatch(FLAT_DEGRADED[task.name], path.stem)]
+    if inputs:
+        targets = sorted(set(images) - set(inputs))
+        yield DataSet(_name(folder, top), _match(inputs, targets, task, folder))
+        return
+    yield from _descend(_find_pairs, folder, top, task, depth)
+
+
+def _descend(find, folder: Path, top: Path, task: Task, depth: int) -> Iterable[DataSet]:
+    if depth:
+        for subfolder in _subfolders(folder):
+            yield from find(subfolder, top, task, depth - 1)
+
+
+def _match(inputs: list[Path], targets: list[Path], task: Task, folder: Path) -> list[Pair]:
+    by_stem: dict[str, list[Path]] = {}
+    for path in targets:
+        by_stem.setdefault(path.stem, []).append(path)
+    pairs, missing = [], []
+    for path in inputs:
+        stems = [
+            re.sub(pattern, replacement, path.stem)
+            for pattern, replacement in NAME_RULES[task.name]
+            if re.fullmatch(pattern, path.stem)
+        ]
+        found = next((by_stem[stem] for stem in stems if stem in by_stem), None)
+        if found is None:
+            missing.append(path.name)
+            continue
+        same_kind = [target for target in found if target.suffix == path.suffix]
+        pairs.append(Pair(path, (same_kind or found)[0]))
+    if missing:
+        raise UserError(
+            f"{folder}: {len(missing)} of {len(inputs)} degraded images have no clean partner "
+            f"({_first_few(missing)}); add the partners or remove the images"
+        )
+    return pairs
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return sorted(
+        path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")
+    )
+
+
+def _name(folder: Path, top: Path) -> str:
+    return top.resolve().name if folder == top else folder.relative_to(top).as_posix()
+
+
+def _first_few(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

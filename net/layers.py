@@ -1,0 +1,73 @@
+"""Layers every level shares: channel layer norm, resampling and the transformer block.
+
+Source: the paper's architecture figure; the trunk is Restormer's.
+
+Shapes: B batch, C channels, H x W pixels.
+
+Deviations: none from the paper. The released code normalises after flattening H x W; here the
+statistics are taken on the same C values of each pixel through one `layer_norm` call.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from net.attention import SMAM
+from net.feedforward import FFN
+
+
+class ChannelLayerNorm(nn.LayerNorm):
+    """Layer norm over the channels of each pixel (biased variance, eps 1e-5, weight and bias).
+
+    Shape: (B, C, H, W) -> (B, C, H, W).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.permute(0, 2, 3, 1)  # (B, H, W, C)
+        x = super().forward(x)
+        return x.permute(0, 3, 1, 2)
+
+
+class TransformerBlock(nn.Module):
+    """Pre-norm block: x + SMAM(norm(x)), then x + FFN(norm(x)).
+
+    Shape: (B, C, H, W) -> (B, C, H, W).
+    """
+
+    def __init__(self, channels: int, expansion: float) -> None:
+        super().__init__()
+        self.attention_norm = ChannelLayerNorm(channels)
+        self.attention = SMAM(channels)
+        self.feedforward_norm = ChannelLayerNorm(channels)
+        self.feedforward = FFN(channels, expansion)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention(self.attention_norm(x))
+        return x + self.feedforward(self.feedforward_norm(x))
+
+
+class Downsample(nn.Module):
+    """3x3 convolution C -> C/2, then pixel unshuffle: (B, C, H, W) -> (B, 2C, H/2, W/2)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels // 2, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pixel_unshuffle(self.conv(x), 2)
+
+
+class Upsample(nn.Module):
+    """3x3 convolution C -> 2C, then pixel shuffle: (B, C, H, W) -> (B, C/2, 2H, 2W)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, 2 * channels, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pixel_shuffle(self.conv(x), 2)
+
+
+def concatenate(*features: Tensor) -> Tensor:
+    """Feature maps (B, C_i, H, W) joined along the channels: (B, sum C_i, H, W)."""
+    return torch.cat(features, dim=1)

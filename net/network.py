@@ -1,0 +1,135 @@
+"""AMPromptIR: the four-level U-Net that restores an image under generated prompts.
+
+Source: the paper's overall architecture figure.
+
+Shapes: B batch, H x W pixels, K degradations, E text-embedding width. Images are RGB, float, in
+[0, 1], (B, 3, H, W); H and W are multiples of 8 (padding is the caller's, `utils.inference`).
+
+Deviations:
+- from the paper: blind by default; a degradation is named only when the user says so;
+- from the released code: no parameter without a gradient (19 % of its 64.8 M), no device in the
+  code, one image's output independent of its neighbours in the batch.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from net.fusion import FEFM
+from net.layers import Downsample, TransformerBlock, Upsample, concatenate
+from net.prompts import PromptBlock
+from net.text import CLIP_WIDTH, TextTable
+
+CONFIGURATIONS = {
+    "paper": dict(width=24, blocks=(2, 4, 4, 8), refinement_blocks=2, prompt_sizes=(64, 32, 16)),
+    "tiny": dict(width=8, blocks=(1, 1, 1, 2), refinement_blocks=1, prompt_sizes=(16, 8, 4)),
+}
+
+
+class AMPromptIR(nn.Module):
+    """All-in-one restoration: degraded image in, restored image out.
+
+    Args:
+        width: channels at full resolution; level l has width * 2**l.
+        blocks: transformer blocks per level, the latent last.
+        refinement_blocks: blocks after the last decoder level.
+        expansion: hidden channels of the feed-forward per channel.
+        prompt_sizes: side of the learned prompt maps at levels 2, 3 and 4.
+        num_degradations: K.
+        text: `clip` (a table to be filled from CLIP or a checkpoint) or `learned`.
+        text_width: E.
+    """
+
+    size_multiple = 8
+    fusion_reductions = (4, 8)  # levels 2 and 3
+
+    def __init__(
+        self,
+        *,
+        width: int = 24,
+        blocks: Sequence[int] = (2, 4, 4, 8),
+        refinement_blocks: int = 2,
+        expansion: float = 2.66,
+        prompt_sizes: Sequence[int] = (64, 32, 16),
+        num_degradations: int = 5,
+        text: str = "clip",
+        text_width: int = CLIP_WIDTH,
+    ) -> None:
+        super().__init__()
+        self.num_degradations = num_degradations
+        # measured on the CPU in float32: 272 (paper) and 279 (tiny) bytes a pixel and unit of width
+        self.inference_bytes_per_pixel = 300 * width
+        self.text = TextTable(text, num_degradations, text_width)
+        widths = [width * 2**level for level in range(4)]
+        decoder_widths = [2 * width, *widths[1:3]]  # full resolution keeps the concatenated skip
+
+        def stage(channels: int, num_blocks: int) -> nn.Sequential:
+            return nn.Sequential(
+                *(TransformerBlock(channels, expansion) for _ in range(num_blocks))
+            )
+
+        self.embed = nn.Conv2d(3, width, 3, padding=1, bias=False)
+        self.encoders = nn.ModuleList(map(stage, widths[:3], blocks[:3]))
+        self.downsamples = nn.ModuleList(map(Downsample, widths[:3]))
+        self.latent = stage(widths[3], blocks[3])
+        self.prompts = nn.ModuleList(
+            PromptBlock(channels, expansion, num_degradations, size, text_width)
+            for channels, size in zip(widths[1:], prompt_sizes, strict=True)
+        )
+        self.upsamples = nn.ModuleList(map(Upsample, widths[1:]))
+        self.fusions = nn.ModuleList(
+            [nn.Identity(), *map(FEFM, widths[1:3], self.fusion_reductions)]
+        )
+        self.decoders = nn.ModuleList(map(stage, decoder_widths, blocks[:3]))
+        self.refinement = stage(decoder_widths[0], refinement_blocks)
+        self.output = nn.Conv2d(decoder_widths[0], 3, 3, padding=1, bias=False)
+
+    def forward(self, image: Tensor, named: Tensor | None = None) -> Tensor:
+        """Restore a batch.
+
+        Args:
+            image: degraded, (B, 3, H, W), in [0, 1].
+            named: (B, K), what is said to be wrong with each image: a one-hot row names a
+                degradation, weights that sum to 1 mix several, a row of zeros is blind. None is
+                blind throughout.
+
+        Returns:
+            Restored (B, 3, H, W), not clipped.
+
+        Raises:
+            ValueError: H or W is not a multiple of 8.
+        """
+        batch, _, height, width = image.shape
+        if height % self.size_multiple or width % self.size_multiple:
+            raise ValueError(
+                f"image of {height} x {width} pixels: both sides must be multiples of "
+                f"{self.size_multiple}; pad it first (utils.inference.restore does)"
+            )
+        if named is None:
+            named = image.new_zeros(batch, self.num_degradations)
+        text_table = self.text()
+
+        x = self.embed(image)
+        skips = []
+        for encoder, downsample in zip(self.encoders, self.downsamples, strict=True):
+            x = encoder(x)
+            skips.append(x)
+            x = downsample(x)  # (B, 2C, H/2, W/2)
+
+        x = self.latent(x)  # (B, 8 width, H/8, W/8)
+
+        for level in (2, 1, 0):
+            x = self.prompts[level](x, text_table, named)
+            x = self.upsamples[level](x)  # (B, C/2, 2H, 2W)
+            x = self.fusions[level](concatenate(x, skips[level]))
+            x = self.decoders[level](x)
+
+        x = self.refinement(x)
+        return image + self.output(x)
+
+    def name_degradation(self, index: int | Tensor, batch: int) -> Tensor:
+        """`named` for a batch that has one degradation: a one-hot row each, (batch, K)."""
+        one_hot = torch.zeros(batch, self.num_degradations, device=self.embed.weight.device)
+        one_hot[:, index] = 1
+        return one_hot

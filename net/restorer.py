@@ -1,0 +1,120 @@
+"""The training of a restoration network: loss, optimizer, schedule and validation (Lightning).
+
+Source: the paper's training section. Deviations: each sample is named with probability 0.5, so
+that one checkpoint serves blind and named use; two schedules (`utils.schedules`).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+
+from net import NETWORKS
+from utils.inference import restore
+from utils.losses import restoration_loss
+from utils.metrics import psnr
+from utils.schedules import rate_factor
+
+WEIGHT_DECAY = 1e-2
+
+
+class Restorer(L.LightningModule):
+    """Trains one network of `NETWORKS`; batches are `Sample`s (degraded, clean, task, name).
+
+    Args (all plain values: they are saved, and a checkpoint is read without running code):
+        network, network_arguments: which network, and its constructor's arguments.
+        configuration: the name the arguments came from.
+        text_encoder: where the text table came from.
+        degradations: names of the table's rows, K of them.
+        trained: names of those in this run.
+        run: what else decides the weights (patches, balance, sizes); a resumed run must agree.
+        rate: peak learning rate; schedule: as in `utils.schedules`.
+        spectral_weight: of the loss between spectra.
+        named_probability: share of the samples whose degradation is named.
+        total_steps, steps_per_epoch: lengths, in optimizer steps.
+        seed: of the choice of named samples.
+    """
+
+    def __init__(
+        self,
+        *,
+        network: str,
+        network_arguments: Mapping[str, Any],
+        configuration: str,
+        text_encoder: str,
+        degradations: Sequence[str],
+        trained: Sequence[str],
+        run: Mapping[str, Any],
+        rate: float,
+        schedule: str,
+        spectral_weight: float,
+        named_probability: float,
+        total_steps: int,
+        steps_per_epoch: int,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.net = NETWORKS[network](**network_arguments)
+        self._row = {name: index for index, name in enumerate(degradations)}
+
+    def training_step(self, batch: Any, batch_index: int) -> Tensor:
+        named = self._draw_named(batch.task)
+        restored = self.net(batch.degraded, named)
+        loss = restoration_loss(restored, batch.clean, self.hparams.spectral_weight)
+        self.log("train/loss", loss)
+        self.log("train/rate", self.trainer.optimizers[0].param_groups[0]["lr"])
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        self._psnr = torch.zeros(2, len(self._row), device=self.device)  # sums and counts
+
+    def validation_step(self, batch: Any, batch_index: int) -> Tensor:
+        """Blind restoration of one image; returns it, (3, H, W)."""
+        restored = restore(self.net, batch.degraded[0], tile=None)
+        row = self._row[batch.task[0]]
+        self._psnr[0, row] += psnr(restored, batch.clean[0])
+        self._psnr[1, row] += 1
+        return restored
+
+    def on_validation_epoch_end(self) -> None:
+        sums, counts = self.all_gather(self._psnr).reshape(-1, *self._psnr.shape).sum(dim=0)
+        means = (sums / counts)[counts > 0]
+        for name, value, count in zip(self._row, sums / counts, counts, strict=True):
+            if count:
+                self.log(f"val/psnr_{name}", value)
+        self.log("val/psnr", means.mean())
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        optimizer = torch.optim.AdamW(
+            self.net.parameters(), lr=self.hparams.rate, weight_decay=WEIGHT_DECAY
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer,
+            lambda step: rate_factor(
+                self.hparams.schedule,
+                step,
+                self.hparams.total_steps,
+                self.hparams.steps_per_epoch,
+            ),
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def _draw_named(self, tasks: Sequence[str]) -> Tensor:
+        """One-hot rows (B, K) for the samples to be named, zeros for the others.
+
+        Coins are drawn for the batches of all processes and keyed by the step: a run gives the
+        same ones however many processes share it, and after it is resumed.
+        """
+        generator = np.random.default_rng((self.hparams.seed, self.global_step))
+        coins = generator.random((self.trainer.world_size, len(tasks)))[self.global_rank]
+        rows = torch.tensor([self._row[task] for task in tasks], device=self.device)
+        named = torch.from_numpy(coins < self.hparams.named_probability).to(self.device)
+        one_hot = torch.nn.functional.one_hot(rows, len(self._row)).float()
+        return one_hot * named[:, None]

@@ -1,0 +1,284 @@
+"""The flags of train.py, test.py and demo.py. Nothing is parsed at import."""
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from data.datasets import BALANCES, PROTOCOLS
+from data.degradations import ALL_TASKS_MODE, DEGRADATION_NAMES, TASKS
+from net import CONFIGURATIONS, NETWORKS
+from net.text import TEXT_SOURCES
+from utils.errors import UserError
+from utils.schedules import SCHEDULES
+
+CLIP_PRETRAINED = "laion2b_s34b_b79k"
+PRECISIONS = ("auto", "bf16", "fp32")
+
+
+class Parser(argparse.ArgumentParser):
+    """Shows defaults, and turns a wrong flag into a `UserError`."""
+
+    def __init__(self, description: str) -> None:
+        super().__init__(
+            description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        )
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see --help")
+
+
+def train_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Flags of train.py. Raises `UserError`."""
+    parser = Parser("Train a restoration network on any subset of the degradations.")
+
+    group = parser.add_argument_group("what to train")
+    group.add_argument(
+        "--de_type",
+        nargs="+",
+        choices=DEGRADATION_NAMES,
+        default=list(DEGRADATION_NAMES),
+        metavar="NAME",
+        help=f"degradations to train, any of: {' '.join(DEGRADATION_NAMES)}",
+    )
+    group.add_argument("--network", choices=NETWORKS, default="am_promptir", help="the network")
+    group.add_argument("--configuration", choices=CONFIGURATIONS, default="paper", help="its size")
+    group.add_argument(
+        "--text",
+        choices=TEXT_SOURCES,
+        default="clip",
+        help="text prompts: the frozen CLIP text encoder, or a trainable table without language",
+    )
+    _add_clip_flags(group)
+
+    group = parser.add_argument_group("data")
+    for task in TASKS:
+        group.add_argument(
+            f"--{task.name}_dir",
+            type=Path,
+            default=Path("data/Train") / task.train_folders[0],
+            help=f"training images to {task.name}",
+        )
+    group.add_argument(
+        "--data_file_dir",
+        type=Path,
+        help="folder of published lists (noisy/denoise.txt, ...); without it every image is used",
+    )
+    group.add_argument("--patch_size", type=positive, default=128, help="pixels, a multiple of 8")
+    group.add_argument(
+        "--balance",
+        choices=BALANCES,
+        default="equal",
+        help="visit each task equally often, or each image as often as published",
+    )
+    group.add_argument(
+        "--val_images",
+        type=natural,
+        default=10,
+        help="images a degradation held out of the training folders for validation",
+    )
+    group.add_argument(
+        "--num_workers",
+        type=natural,
+        default=min(16, os.cpu_count() or 1),
+        help="processes that load images",
+    )
+
+    group = parser.add_argument_group("optimization")
+    group.add_argument("--epochs", type=positive, default=120, help="length of the run")
+    group.add_argument("--max_steps", type=positive, help="end after so many optimizer steps")
+    group.add_argument("--max_minutes", type=positive_float, help="end after so much time")
+    group.add_argument("--batch_size", type=positive, default=18, help="patches a step and GPU")
+    group.add_argument("--lr", type=positive_float, default=2e-4, help="peak learning rate")
+    group.add_argument(
+        "--schedule",
+        choices=SCHEDULES,
+        default="cosine",
+        help="warm-up and cosine to zero, or the released code's table by epoch",
+    )
+    group.add_argument(
+        "--fft_weight", type=float, default=0.01, help="weight of the loss between spectra"
+    )
+    group.add_argument(
+        "--named_probability",
+        type=probability,
+        default=0.5,
+        help="share of samples whose degradation is named to the network",
+    )
+    group.add_argument("--seed", type=natural, default=0, help="of everything random")
+
+    group = parser.add_argument_group("machine")
+    group.add_argument("--num_gpus", type=natural, help="GPUs of a node; 0 for the CPU")
+    group.add_argument("--num_nodes", type=positive, default=1, help="nodes (SLURM)")
+    _add_cuda_flag(group)
+    group.add_argument(
+        "--precision", choices=PRECISIONS, default="auto", help="auto: bf16 where the GPU has it"
+    )
+
+    group = parser.add_argument_group("checkpoints and logs")
+    group.add_argument(
+        "--ckpt_dir", type=Path, default=Path("ckpt"), help="folder of the run: last.ckpt, ..."
+    )
+    group.add_argument(
+        "--resume",
+        nargs="?",
+        const="auto",
+        metavar="PATH",
+        help="go on from a checkpoint; without PATH from last.ckpt in --ckpt_dir, if there is one",
+    )
+    group.add_argument(
+        "--save_every", type=positive, default=500, help="steps between saves of last.ckpt"
+    )
+    group.add_argument(
+        "--val_every", type=positive, help="steps between validations; default: an epoch"
+    )
+    group.add_argument(
+        "--wblogger", metavar="PROJECT", help="log to this wandb project (offline if logged out)"
+    )
+    group.add_argument("--tensorboard", action="store_true", help="log to TensorBoard as well")
+
+    options = parser.parse_args(argv)
+    if options.patch_size % 8:
+        parser.error(f"--patch_size {options.patch_size}: expected a multiple of 8")
+    if options.cuda is not None and options.num_gpus is not None:
+        parser.error("--cuda and --num_gpus: give one of them")
+    options.de_type = [name for name in DEGRADATION_NAMES if name in options.de_type]
+    return options
+
+
+def test_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Flags of test.py. Raises `UserError`."""
+    parser = Parser("Restore the test sets and score the result.")
+    modes = ", ".join(f"{task.mode} {task.name}" for task in TASKS)
+    parser.add_argument(
+        "--mode",
+        type=int,
+        choices=range(ALL_TASKS_MODE + 1),
+        default=ALL_TASKS_MODE,
+        metavar="N",
+        help=f"{modes}, {ALL_TASKS_MODE} all",
+    )
+    parser.add_argument(
+        "--named", action="store_true", help="tell the network the true degradation (not blind)"
+    )
+    parser.add_argument(
+        "--protocol",
+        choices=PROTOCOLS,
+        default="paper",
+        help="paper: comparable with published tables; clean: whole images, 8-bit scores",
+    )
+    _add_checkpoint_flag(parser)
+    for task in TASKS:
+        parser.add_argument(
+            f"--{task.name}_path",
+            type=Path,
+            default=Path("test") / task.test_folders[0],
+            help=f"a {task.name} test set, or a folder of them",
+        )
+    parser.add_argument(
+        "--output_path", type=Path, default=Path("output"), help="folder for images and figures"
+    )
+    parser.add_argument("--seed", type=natural, default=0, help="of the noise under protocol clean")
+    _add_inference_flags(parser)
+    return parser.parse_args(argv)
+
+
+def demo_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Flags of demo.py. Raises `UserError`."""
+    parser = Parser("Restore pictures of any size.")
+    parser.add_argument("--input", type=Path, required=True, help="a picture, or a folder of them")
+    parser.add_argument("--output", type=Path, default=Path("output"), help="folder for the result")
+    saying = parser.add_mutually_exclusive_group()
+    saying.add_argument(
+        "--task", choices=DEGRADATION_NAMES, help="what is wrong; without it the network decides"
+    )
+    saying.add_argument(
+        "--text", metavar="WORDS", help="what is wrong, in words of your own (needs CLIP)"
+    )
+    _add_clip_flags(parser)
+    parser.add_argument(
+        "--compare", action="store_true", help="also write input and result side by side"
+    )
+    _add_checkpoint_flag(parser)
+    _add_inference_flags(parser)
+    return parser.parse_args(argv)
+
+
+def positive(text: str) -> int:
+    """A whole number above 0."""
+    return _number(int, text, lambda value: value > 0, "a whole number above 0")
+
+
+def natural(text: str) -> int:
+    """A whole number, 0 or above."""
+    return _number(int, text, lambda value: value >= 0, "a whole number, 0 or above")
+
+
+def positive_float(text: str) -> float:
+    """A number above 0."""
+    return _number(float, text, lambda value: 0 < value < float("inf"), "a number above 0")
+
+
+def probability(text: str) -> float:
+    """A number from 0 to 1."""
+    return _number(float, text, lambda value: 0 <= value <= 1, "a number from 0 to 1")
+
+
+def tile_size(text: str) -> int | None:
+    """`auto` (None), 0 for the whole image, or a multiple of 8."""
+    if text == "auto":
+        return None
+    expected = "auto, 0 or a multiple of 8 from 64"
+    return _number(int, text, lambda v: v == 0 or (v >= 64 and v % 8 == 0), expected)
+
+
+def _number(kind, text, accept, expected):
+    try:
+        value = kind(text)
+    except ValueError:
+        value = None
+    if value is None or not accept(value):
+        raise argparse.ArgumentTypeError(f"{text}: expected {expected}")
+    return value
+
+
+def _add_clip_flags(parser) -> None:
+    parser.add_argument(
+        "--clip_pretrained",
+        default=CLIP_PRETRAINED,
+        metavar="TAG|FILE",
+        help="open_clip tag of ViT-B-32 weights, or a local weights file",
+    )
+    parser.add_argument(
+        "--clip_quick_gelu",
+        action=argparse.BooleanOptionalAction,
+        help="whether a local file's weights want QuickGELU; without it, told from the file",
+    )
+
+
+def _add_checkpoint_flag(parser) -> None:
+    parser.add_argument(
+        "--ckpt_name",
+        type=Path,
+        default=Path("best.ckpt"),
+        metavar="FILE",
+        help="checkpoint: a path, or a name inside ckpt/",
+    )
+
+
+def _add_cuda_flag(parser) -> None:
+    parser.add_argument(
+        "--cuda", type=int, metavar="N", help="index of the GPU to use; -1 for the CPU"
+    )
+
+
+def _add_inference_flags(parser) -> None:
+    parser.add_argument(
+        "--tile",
+        type=tile_size,
+        default=None,
+        metavar="PIXELS",
+        help="side of the tiles: auto (by free memory), 0 for the whole image, or pixels",
+    )
+    _add_cuda_flag(parser)

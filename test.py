@@ -1,0 +1,117 @@
+"""Restore the test sets, score the result and print the table.
+
+python test.py --mode 3                             # 0 denoise, 1 derain, 2 dehaze, 3 all
+python test.py --mode 1 --named                     # the network is told what is wrong
+python test.py --protocol clean                     # not comparable with published tables
+"""
+
+import sys
+from argparse import Namespace
+
+from torch import Tensor
+from tqdm import tqdm
+
+from data.datasets import Sample, check_sizes, iterate_test_set
+from data.degradations import ALL_TASKS_MODE, TASKS, Task, of_task
+from data.pairing import DataSet, describe_layout, find_data_sets
+from net.checkpoint import Trained, load_network
+from options import test_options
+from utils.devices import choose_device
+from utils.errors import UserError, run
+from utils.evaluate import Score, evaluate
+from utils.image_io import check_writable, to_pixels, write_image
+from utils.report import Figure, format_table, write_results
+
+
+def main() -> int:
+    options = test_options()
+    device = choose_device(options.cuda)
+    trained = load_network(options.ckpt_name)
+    trained.net.to(device)
+    found = find_test_sets(options)
+    check_writable(options.output_path)
+
+    figures: list[Figure] = []
+    for task, data_set in found:
+        figures += score(trained, data_set, task, options)
+
+    origin = trained.description
+    knowledge = "named" if options.named else "blind"
+    write_results(
+        options.output_path,
+        figures,
+        {
+            "protocol": options.protocol,
+            "knowledge": knowledge,
+            "seed": options.seed,
+            "device": str(device),
+            "tile": "auto" if options.tile is None else options.tile,
+            **origin,
+        },
+    )
+    row_name = f"{origin['network']} ({origin['configuration']}), {knowledge}"
+    print(
+        f"\nprotocol {options.protocol}, {knowledge}, text: {origin['text_encoder']}\n"
+        f"{origin['checkpoint']} (sha256 {origin['sha256'][:12]}), {origin['steps']} steps on "
+        f"{' '.join(origin['trained'])}\n\n"
+        f"{format_table(figures, row_name, options.protocol)}\n\n"
+        f"images, scores.csv and results.json are in {options.output_path}"
+    )
+    return 0
+
+
+def find_test_sets(options: Namespace) -> list[tuple[Task, DataSet]]:
+    """The test sets of the tasks asked for; what is missing is said on standard error.
+
+    Raises:
+        UserError: there is none at all.
+    """
+    found = []
+    for task in TASKS:
+        if options.mode not in (task.mode, ALL_TASKS_MODE):
+            continue
+        folder = getattr(options, f"{task.name}_path")
+        data_sets = find_data_sets(folder, task, task.test_folders)
+        for data_set in data_sets:
+            check_sizes(data_set.pairs)
+        if not data_sets:
+            print(
+                f"{task.name} is left out, no test images in {folder}: expected "
+                f"{describe_layout(task)}; put them there (such as {folder}/{task.test_sets}) "
+                f"or give --{task.name}_path",
+                file=sys.stderr,
+            )
+        found += [(task, data_set) for data_set in data_sets]
+    if not found:
+        raise UserError("nothing was tested: no test images found (see above)")
+    return found
+
+
+def score(trained: Trained, data_set: DataSet, task: Task, options: Namespace) -> list[Figure]:
+    """Restore one data set under each degradation of its task."""
+    figures = []
+    streams = iterate_test_set(data_set, of_task(task.name), options.protocol, options.seed)
+    for degradation, samples in streams:
+        title = f"{data_set.name} {degradation.name}"
+        folder = options.output_path / title.replace(" ", "_")
+        named = None
+        if options.named:
+            named = trained.net.name_degradation(trained.degradations.index(degradation.name), 1)
+
+        def save(sample: Sample, restored: Tensor, score: Score, folder=folder) -> None:
+            write_image(folder / f"{sample.name}.png", to_pixels(restored))
+
+        scores = evaluate(
+            trained.net,
+            tqdm(samples, title, len(data_set.pairs), unit="image"),
+            named,
+            options.tile,
+            quantised=options.protocol == "clean",
+            on_result=save,
+        )
+        figures.append(Figure(data_set.name, degradation.name, scores))
+    return figures
+
+
+if __name__ == "__main__":
+    run(main)

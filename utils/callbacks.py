@@ -1,0 +1,173 @@
+"""What happens around training steps: averaged weights, saving and stopping, progress, pictures."""
+
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, ProgressBar, WeightAveraging
+from tqdm import tqdm
+
+from utils.image_io import to_pixels
+from utils.report import write_comparison
+
+MAX_DECAY = 0.999
+
+
+class Interrupted(Exception):
+    """Training was told to stop by a signal, and has been saved."""
+
+
+class AveragedWeights(WeightAveraging):
+    """Exponential moving average of the weights, used for validation and saved as the weights.
+
+    The decay grows from 0.18 to 0.999 as (1 + n) / (10 + n) over the steps n, so that short runs
+    are not averaged with their random start.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(avg_fn=_average)
+
+
+def _average(average: torch.Tensor, current: torch.Tensor, num_averaged: Any) -> torch.Tensor:
+    if not average.is_floating_point():
+        return current
+    decay = min(MAX_DECAY, (1 + int(num_averaged)) / (10 + int(num_averaged)))
+    return average.lerp(current, 1 - decay)
+
+
+class RunControl(Callback):
+    """Saves `last.ckpt` now and then, and ends the run at its last step, its time, or a signal.
+
+    After SIGINT or SIGTERM the current step is finished and saved, then `Interrupted` is raised.
+    """
+
+    def __init__(
+        self, checkpoint: Path, total_steps: int, save_every: int, max_minutes: float | None
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.total_steps = total_steps
+        self.save_every = save_every
+        self.max_seconds = 60 * max_minutes if max_minutes else float("inf")
+        self.signalled = False
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self.end = time.monotonic() + self.max_seconds
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._note_signal)
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *step: Any) -> None:
+        anywhere = trainer.strategy.reduce_boolean_decision
+        stopped = anywhere(self.signalled or time.monotonic() > self.end, all=False)
+        interrupted = stopped and anywhere(self.signalled, all=False)
+        finished = stopped or trainer.global_step >= self.total_steps
+        if finished or trainer.global_step % self.save_every == 0:
+            trainer.save_checkpoint(self.checkpoint)
+        if interrupted:
+            raise Interrupted(f"step {trainer.global_step}")
+        trainer.should_stop = finished  # validates once more, then ends
+
+    def _note_signal(self, number: int, frame: Any) -> None:
+        self.signalled = True
+
+
+class RunProgress(ProgressBar):
+    """One bar over the whole run: step, time left, loss, learning rate, images/s."""
+
+    seconds_between = 0.5 if sys.stderr.isatty() else 30
+
+    def __init__(self, total_steps: int, samples_per_step: int) -> None:
+        super().__init__()
+        self.total_steps = total_steps
+        self.samples_per_step = samples_per_step
+        self.enabled = True
+        self.bar = None
+
+    def disable(self) -> None:
+        """Lightning calls this on all processes but the first."""
+        self.enabled = False
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self.bar = tqdm(
+            total=self.total_steps,
+            initial=trainer.global_step,
+            desc="training",
+            unit="step",
+            dynamic_ncols=True,
+            mininterval=self.seconds_between,
+            disable=not self.enabled,
+        )
+        self.shown = 0.0
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, *step: Any
+    ) -> None:
+        self.bar.update()
+        if self.enabled and time.monotonic() - self.shown > self.seconds_between:
+            self.shown = time.monotonic()
+            rate = self.bar.n - self.bar.initial
+            rate /= max(1e-9, self.bar.format_dict["elapsed"])
+            self.bar.set_postfix(
+                {
+                    "loss": f"{outputs['loss'].item():.4f}",
+                    "lr": f"{trainer.optimizers[0].param_groups[0]['lr']:.2e}",
+                    "images/s": f"{self.samples_per_step * rate:.1f}",
+                },
+                refresh=False,
+            )
+
+    def on_validation_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if self.bar is not None:
+            self.bar.set_description("validating")
+
+    def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if self.bar is not None and self.enabled:
+            self.bar.set_description("training")
+            figures = ", ".join(
+                f"{name.removeprefix('val/psnr').removeprefix('_') or 'mean'} {value:.2f}"
+                for name, value in trainer.callback_metrics.items()
+                if name.startswith("val/")
+            )
+            tqdm.write(f"step {trainer.global_step}: validation PSNR (blind, dB): {figures}")
+
+    def on_exception(self, *details: Any) -> None:
+        self._close()
+
+    def on_train_end(self, *details: Any) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+class SampleImages(Callback):
+    """The first validation image of each degradation as a picture: degraded | restored | clean."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.shown: set[str] = set()
+
+    def on_validation_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self.shown = set()
+
+    def on_validation_batch_end(
+        self, trainer: L.Trainer, module: L.LightningModule, restored: Any, batch: Any, *step: Any
+    ) -> None:
+        task = batch.task[0]
+        if task in self.shown or not trainer.is_global_zero:
+            return
+        self.shown.add(task)
+        images = (batch.degraded[0], restored, batch.clean[0])
+        path = self.folder / f"step_{trainer.global_step:07d}" / f"{task}.png"
+        pixels = write_comparison(path, [to_pixels(image) for image in images])
+        for logger in trainer.loggers:
+            if hasattr(logger, "log_image"):  # wandb
+                logger.log_image(f"samples/{task}", [pixels], step=trainer.global_step)
+            elif hasattr(logger.experiment, "add_image"):  # TensorBoard
+                logger.experiment.add_image(
+                    f"samples/{task}", pixels, trainer.global_step, dataformats="HWC"
+                )

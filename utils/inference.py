@@ -1,0 +1,103 @@
+"""Restoring images of any size: padding outside the network, tiles where memory is short."""
+
+import math
+
+import psutil
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+TILE_OVERLAP = 64  # pixels; the seams of a tiled restoration fade over it
+MEMORY_SHARE = 0.5  # of the free memory that one forward pass may take
+
+
+@torch.inference_mode()
+def restore(
+    net: nn.Module,
+    image: Tensor,
+    named: Tensor | None = None,
+    tile: int | None = 0,
+) -> Tensor:
+    """Restore one image of any size.
+
+    Args:
+        net: a network with `size_multiple` and `inference_bytes_per_pixel`; its mode is kept.
+        image: (3, H, W) in [0, 1], on any device.
+        named: (1, K) as in the network's forward, or None for blind.
+        tile: side of the square tiles in pixels; 0 for the whole image at once; None to choose
+            the largest that fits into the free memory.
+
+    Returns:
+        (3, H, W) in [0, 1], clipped, on the network's device.
+    """
+    device = next(net.parameters()).device
+    image = image[None].to(device)
+    height, width = image.shape[2:]
+    if tile is None:
+        tile = automatic_tile(net, height, width, device)
+    if not tile or tile >= max(height, width):
+        return _restore_whole(net, image, named)[0]
+
+    overlap = min(TILE_OVERLAP, tile // 2)
+    total = torch.zeros_like(image)
+    weight = torch.zeros_like(image[:, :1])
+    for top in _starts(height, tile, overlap):
+        for left in _starts(width, tile, overlap):
+            window = (..., slice(top, top + tile), slice(left, left + tile))
+            part = image[window]
+            rows = _ramp(part.shape[2], overlap, top > 0, top + tile < height, device)
+            columns = _ramp(part.shape[3], overlap, left > 0, left + tile < width, device)
+            mask = rows[:, None] * columns
+            total[window] += mask * _restore_whole(net, part, named)
+            weight[window] += mask
+    return (total / weight)[0]
+
+
+def automatic_tile(net: nn.Module, height: int, width: int, device: torch.device) -> int:
+    """The side of the tiles that fit into the free memory; 0 if the whole image does."""
+    pixels = MEMORY_SHARE * free_memory(device) / net.inference_bytes_per_pixel
+    if height * width <= pixels:
+        return 0
+    multiple = net.size_multiple
+    return max(multiple, math.isqrt(int(pixels)) // multiple * multiple)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that a computation on `device` could still allocate."""
+    if device.type == "cuda":
+        reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + reserved
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    return psutil.virtual_memory().available
+
+
+def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
+    """Reflect (B, C, H, W) at the bottom and right to multiples; short sides repeat the edge."""
+    height, width = image.shape[2:]
+    below, beside = -height % multiple, -width % multiple
+    mode = "reflect" if below < height and beside < width else "replicate"
+    return F.pad(image, (0, beside, 0, below), mode=mode)
+
+
+def _restore_whole(net: nn.Module, image: Tensor, named: Tensor | None) -> Tensor:
+    height, width = image.shape[2:]
+    restored = net(pad_to_multiple(image, net.size_multiple), named)
+    return restored[..., :height, :width].clamp(0, 1)
+
+
+def _starts(length: int, tile: int, overlap: int) -> list[int]:
+    """First pixels of the tiles along one side; the last tile ends with the image."""
+    last = max(0, length - tile)
+    return [*range(0, last, tile - overlap), last]
+
+
+def _ramp(length: int, overlap: int, fade_in: bool, fade_out: bool, device: torch.device) -> Tensor:
+    """Weights (length,) of a tile along one side, rising and falling over the overlap."""
+    slope = torch.arange(1, length + 1, device=device) / (overlap + 1)
+    weights = torch.ones(length, device=device)
+    if fade_in:
+        weights = torch.minimum(weights, slope)
+    if fade_out:
+        weights = torch.minimum(weights, slope.flip(0))
+    return weights

@@ -1,0 +1,46 @@
+"""PSNR and SSIM as scikit-image computes them, in PyTorch, on whatever device the images are.
+
+`skimage.metrics.structural_similarity(channel_axis=0, data_range=1)`: uniform 7 x 7 window, sample
+covariance, mean over channels and over the windows that lie wholly inside the image.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+SSIM_WINDOW = 7
+
+
+def psnr(restored: Tensor, clean: Tensor) -> float:
+    """Peak signal-to-noise ratio in dB of two images in [0, 1], same shape; infinite if equal."""
+    error = _wide(restored) - _wide(clean)
+    return float(-10 * torch.log10(error.square().mean()))
+
+
+def ssim(restored: Tensor, clean: Tensor) -> float:
+    """Structural similarity of two images (C, H, W) in [0, 1], H and W at least 7.
+
+    Raises:
+        ValueError: the image is smaller than the window.
+    """
+    if min(clean.shape[-2:]) < SSIM_WINDOW:
+        raise ValueError(f"image of {tuple(clean.shape)}: SSIM needs {SSIM_WINDOW} pixels a side")
+    x, y = _wide(restored), _wide(clean)
+    moments = torch.stack([x, y, x * x, y * y, x * y])  # (5, C, H, W)
+    moments = F.avg_pool2d(moments, (SSIM_WINDOW, 1), stride=1)
+    moments = F.avg_pool2d(moments, (1, SSIM_WINDOW), stride=1)
+    mean_x, mean_y, mean_xx, mean_yy, mean_xy = moments
+
+    sample = SSIM_WINDOW**2 / (SSIM_WINDOW**2 - 1)
+    variance_x = sample * (mean_xx - mean_x * mean_x)
+    variance_y = sample * (mean_yy - mean_y * mean_y)
+    covariance = sample * (mean_xy - mean_x * mean_y)
+
+    c1, c2 = 0.01**2, 0.03**2
+    luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
+    structure = (2 * covariance + c2) / (variance_x + variance_y + c2)
+    return float((luminance * structure).mean())
+
+
+def _wide(image: Tensor) -> Tensor:
+    return image.float() if image.device.type == "mps" else image.double()  # MPS has no float64
