@@ -27,9 +27,7 @@ from utils.image_io import (
     write_image,
 )
 from utils.inference import restore
-from utils.report import write_comparison
-
-COMPARISONS = "compare"  # folder inside --output
+from utils.report import COMPARISONS, write_comparison
 
 
 def main() -> int:

@@ -179,6 +179,7 @@ def test_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--output_path", type=Path, default=Path("output"), help="folder for images and figures"
     )
+    _add_compare_flag(parser, "degraded, restored and clean")
     parser.add_argument("--seed", type=natural, default=0, help="of the noise under protocol clean")
     _add_inference_flags(parser)
     return parser.parse_args(argv)
@@ -197,9 +198,7 @@ def demo_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--text", metavar="WORDS", help="what is wrong, in words of your own (needs CLIP)"
     )
     _add_clip_flags(parser)
-    parser.add_argument(
-        "--compare", action="store_true", help="also write input and result side by side"
-    )
+    _add_compare_flag(parser, "input and result")
     _add_checkpoint_flag(parser)
     _add_inference_flags(parser)
     return parser.parse_args(argv)
@@ -265,6 +264,10 @@ def _add_checkpoint_flag(parser) -> None:
         metavar="FILE",
         help="checkpoint: a path, or a name inside ckpt/",
     )
+
+
+def _add_compare_flag(parser, what: str) -> None:
+    parser.add_argument("--compare", action="store_true", help=f"also write {what} side by side")
 
 
 def _add_cuda_flag(parser) -> None:

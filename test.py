@@ -20,7 +20,7 @@ from utils.devices import choose_device
 from utils.errors import UserError, run
 from utils.evaluate import Score, evaluate
 from utils.image_io import check_writable, to_pixels, write_image
-from utils.report import Figure, format_table, write_results
+from utils.report import COMPARISONS, Figure, format_table, write_comparison, write_results
 
 
 def main() -> int:
@@ -99,7 +99,16 @@ def score(trained: Trained, data_set: DataSet, task: Task, options: Namespace) -
             named = trained.net.name_degradation(trained.degradations.index(degradation.name), 1)
 
         def save(sample: Sample, restored: Tensor, score: Score, folder=folder) -> None:
-            write_image(folder / f"{sample.name}.png", to_pixels(restored))
+            pixels = to_pixels(restored)
+            write_image(folder / f"{sample.name}.png", pixels)
+            if options.compare:
+                images = [to_pixels(sample.degraded), pixels, to_pixels(sample.clean)]
+                captions = (
+                    f"degraded {score.degraded_psnr:.2f} dB",
+                    f"restored {score.psnr:.2f} dB",
+                    "clean",
+                )
+                write_comparison(folder / COMPARISONS / f"{sample.name}.png", images, captions)
 
         scores = evaluate(
             trained.net,

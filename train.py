@@ -6,8 +6,10 @@ python train.py --resume                            # go on with the run in ckpt
 torchrun --nproc_per_node 4 train.py                # several GPUs (or --num_gpus 4, or SLURM)
 """
 
+import atexit
 import logging
 import math
+import multiprocessing
 import os
 import signal
 import warnings
@@ -226,8 +228,9 @@ def check_same_run(path: Path, before: dict[str, Any], now: dict[str, Any]) -> N
     """Raise `UserError` if the flags would not continue the run that a checkpoint holds."""
 
     def flatten(arguments: dict[str, Any]) -> dict[str, Any]:
-        flat = {key: value for key, value in arguments.items() if key not in MAY_CHANGE}
-        return {**flat, **flat.pop("network_arguments"), **flat.pop("run")}
+        nested = ("network_arguments", "run")
+        flat = {key: value for key, value in arguments.items() if key not in MAY_CHANGE + nested}
+        return {**flat, **arguments["network_arguments"], **arguments["run"]}
 
     before, now = flatten(before), flatten(now)
     for key in now:
@@ -287,6 +290,13 @@ def leave_signals_to_parent(worker: int) -> None:
     """A data loader's worker ends with its parent, which finishes its step first."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+@atexit.register
+def end_workers() -> None:
+    """Workers left over after an error: they ignore the signal that would end them."""
+    for worker in multiprocessing.active_children():
+        worker.kill()
 
 
 def describe(

@@ -14,7 +14,7 @@ import skimage.data
 
 from utils.image_io import write_image
 
-TRAIN_PHOTOS = ("astronaut", "coffee", "rocket", "hubble_deep_field", "immunohistochemistry")
+TRAIN_PHOTOS = ("astronaut", "coffee", "rocket", "immunohistochemistry")
 TEST_PHOTOS = ("chelsea", "motorcycle")
 VARIANTS = 4  # rainy and hazy versions of each training photograph
 LONGEST_SIDE = 640  # pixels; larger photographs are reduced
@@ -31,17 +31,16 @@ def build_samples(folder: Path, seed: int = 0) -> None:
     train, test = folder / "Train", folder / "test"
     for name in TRAIN_PHOTOS:
         clean = _photo(name)
-        short = name.split("_")[0]  # the part before "_" names a hazy image's scene
-        write_image(train / "Denoise" / f"{short}.png", clean)
+        write_image(train / "Denoise" / f"{name}.png", clean)
         for variant in range(VARIANTS):
             rainy, gt = train / "Derain" / "rainy", train / "Derain" / "gt"
-            write_image(rainy / f"rain-{short}-{variant}.png", add_rain(clean, generator))
-            write_image(gt / f"norain-{short}-{variant}.png", clean)
+            write_image(rainy / f"rain-{name}-{variant}.png", add_rain(clean, generator))
+            write_image(gt / f"norain-{name}-{variant}.png", clean)
             airlight, beta = generator.choice(AIRLIGHTS), generator.choice(BETAS)
             hazy = add_haze(clean, make_depth(clean.shape[:2], generator), airlight, beta)
             synthetic = train / "Dehaze" / "synthetic"
-            write_image(synthetic / f"{short}_{variant}_{airlight}_{beta}.png", hazy)
-        write_image(train / "Dehaze" / "original" / f"{short}.png", clean)
+            write_image(synthetic / f"{name}_{variant}_{airlight}_{beta}.png", hazy)
+        write_image(train / "Dehaze" / "original" / f"{name}.png", clean)
 
     for name in TEST_PHOTOS:
         clean = _photo(name)

@@ -7,6 +7,7 @@ Shapes: B batch, H x W pixels, K degradations, E text-embedding width. Images ar
 
 Deviations:
 - from the paper: blind by default; a degradation is named only when the user says so;
+- from the paper: the last convolution starts at zero, so training starts from the identity;
 - from the released code: no parameter without a gradient (19 % of its 64.8 M), no device in the
   code, one image's output independent of its neighbours in the batch.
 """
@@ -84,6 +85,8 @@ class AMPromptIR(nn.Module):
         self.decoders = nn.ModuleList(map(stage, decoder_widths, blocks[:3]))
         self.refinement = stage(decoder_widths[0], refinement_blocks)
         self.output = nn.Conv2d(decoder_widths[0], 3, 3, padding=1, bias=False)
+        nn.init.zeros_(self.output.weight)
+        self.to(memory_format=torch.channels_last)  # as the layer norms leave their output
 
     def forward(self, image: Tensor, named: Tensor | None = None) -> Tensor:
         """Restore a batch.

@@ -77,7 +77,7 @@ class RunControl(Callback):
 class RunProgress(ProgressBar):
     """One bar over the whole run: step, time left, loss, learning rate, images/s."""
 
-    seconds_between = 0.5 if sys.stderr.isatty() else 30
+    seconds_between = 0.5 if sys.stderr.isatty() else 10
 
     def __init__(self, total_steps: int, samples_per_step: int) -> None:
         super().__init__()

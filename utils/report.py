@@ -17,6 +17,7 @@ from utils.evaluate import Score, mean_score
 from utils.image_io import write_image, write_whole
 
 PACKAGES = ("torch", "lightning", "numpy", "scikit-image", "pillow")
+COMPARISONS = "compare"  # folder of comparisons inside a folder of restored images
 GAP = 4  # pixels between the pictures of a comparison
 CAPTION_HEIGHT = 26
 

@@ -1,0 +1,267 @@
+"""Each mistake a user can make ends in one line, exit code 2, and nothing half-written."""
+
+import os
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.conftest import ROOT
+from utils.image_io import write_image
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A checkpoint of `tiny` as training would save it, without training."""
+    from data.degradations import DEGRADATION_NAMES
+    from net import CONFIGURATIONS
+    from net.restorer import Restorer
+
+    arguments = dict(
+        network="am_promptir",
+        network_arguments={**CONFIGURATIONS["tiny"], "text": "learned"},
+        configuration="tiny",
+        text_encoder="learned",
+        degradations=list(DEGRADATION_NAMES),
+        trained=["derain"],
+    )
+    net = Restorer(
+        **arguments,
+        run={},
+        rate=1.0,
+        schedule="cosine",
+        spectral_weight=0.0,
+        named_probability=0.5,
+        total_steps=1,
+        steps_per_epoch=1,
+        seed=0,
+    )
+    path = tmp_path_factory.mktemp("checkpoint") / "tiny.ckpt"
+    content = {"state_dict": net.state_dict(), "hyper_parameters": arguments, "global_step": 0}
+    torch.save(content, path)
+    return path
+
+
+def changed(checkpoint, path, **hyper_parameters):
+    content = torch.load(checkpoint, weights_only=True)
+    content["hyper_parameters"].update(hyper_parameters)
+    torch.save(content, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("script", "flags", "expected"),
+    [
+        ("train", ["--de_type", "desnow"], "desnow"),
+        ("train", ["--de_type"], "de_type"),
+        ("train", ["--text", "bert"], "bert"),
+        ("train", ["--configuration", "huge"], "huge"),
+        ("train", ["--patch_size", "20"], "multiple of 8"),
+        ("train", ["--patch_size", "-8"], "above 0"),
+        ("train", ["--batch_size", "0"], "above 0"),
+        ("train", ["--lr", "fast"], "fast"),
+        ("train", ["--named_probability", "2"], "from 0 to 1"),
+        ("train", ["--cuda", "0", "--num_gpus", "1"], "one of them"),
+        ("train", ["--no_such_flag"], "no_such_flag"),
+        ("test", ["--mode", "4"], "4"),
+        ("test", ["--mode", "rain"], "rain"),
+        ("test", ["--protocol", "mine"], "mine"),
+        ("test", ["--tile", "100"], "multiple of 8"),
+        ("demo", [], "--input"),
+        ("demo", ["--input", "x", "--task", "derain", "--text", "rain"], "not allowed with"),
+    ],
+)
+def test_wrong_flag(script, flags, expected, fails):
+    assert expected in fails(script, *flags)
+
+
+def test_no_training_data(fails, tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    run = tmp_path / "run"
+    for folder in (tmp_path / "nowhere", empty):
+        message = fails(
+            "train",
+            "--de_type",
+            "derain",
+            "--derain_dir",
+            folder,
+            "--ckpt_dir",
+            run,
+            "--text",
+            "learned",
+        )
+        assert f"--derain_dir {folder}: no training images" in message
+    assert not run.exists()
+
+
+def test_pair_without_partner_and_unequal_pair(fails, data_folder, tmp_path):
+    derain = tmp_path / "Derain"
+    shutil.copytree(data_folder / "Train" / "Derain", derain)
+    flags = ["--de_type", "derain", "--text", "learned", "--derain_dir", derain]
+    flags += ["--ckpt_dir", tmp_path / "run"]
+    partner = derain / "gt" / "norain-1.png"
+    write_image(partner, np.zeros((40, 40, 3), np.uint8))
+    assert "96 x 80 pixels" in fails("train", *flags)
+    partner.unlink()
+    assert "rain-1.png" in fails("train", *flags)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_truncated_training_image(workers, fails, data_folder, train_flags, tmp_path):
+    folder = tmp_path / "Denoise"
+    shutil.copytree(data_folder / "Train" / "Denoise", folder)
+    for path in folder.iterdir():
+        path.write_bytes(path.read_bytes()[:-3000])
+    flags = [*train_flags, "--denoise_dir", folder, "--de_type", "denoise_15"]
+    flags += ["--num_workers", workers, "--ckpt_dir", tmp_path / "run"]
+    assert "cannot be read as an image" in fails("train", *flags)
+
+
+def test_foreign_file_in_a_test_set(fails, checkpoint, data_folder, tmp_path):
+    shutil.copytree(data_folder / "test" / "derain", tmp_path / "derain")
+    bad = tmp_path / "derain" / "Rain100L" / "input" / "0003.png"
+    bad.write_text("no image")
+    flags = ["--mode", 1, "--derain_path", tmp_path / "derain", "--ckpt_name", checkpoint]
+    message = fails("test", *flags, "--output_path", tmp_path / "out", "--cuda", -1)
+    assert str(bad) in message
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [("L", "grey"), ("RGBA", "alpha"), ("I;16", "16 bits"), ("CMYK", "CMYK")],
+)
+def test_odd_pictures_are_restored_with_one_line(kind, message, run_script, checkpoint, tmp_path):
+    name = "odd.jpg" if kind == "CMYK" else "odd.png"
+    size = (40, 30)
+    image = Image.new("RGB", size, (200, 90, 30)).convert("L" if kind == "I;16" else kind)
+    if kind == "I;16":
+        image = Image.fromarray(np.asarray(image).astype(np.uint16) * 257)
+    image.save(tmp_path / name)
+    flags = ["--input", tmp_path / name, "--output", tmp_path / "out", "--ckpt_name", checkpoint]
+    result = run_script("demo", *flags, "--cuda", -1)
+    assert result.code == 0, result.err
+    assert [message in line for line in result.err.splitlines() if "warning:" in line] == [True]
+    assert (tmp_path / "out" / name).exists()
+
+
+def test_patch_larger_than_the_images_is_warned_of_once(run_script, train_flags, tmp_path):
+    flags = ["--de_type", "denoise_15", "--patch_size", 128, "--max_steps", 1]
+    result = run_script("train", *train_flags, *flags, "--ckpt_dir", tmp_path)
+    assert result.code == 0, result.err
+    assert result.err.count("smaller than the patch") == 1
+
+
+class Malicious:
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.target),)
+
+
+def test_bad_checkpoints(fails, checkpoint, test_flags, tmp_path):
+    whole = checkpoint.read_bytes()
+    (tmp_path / "cut.ckpt").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text.ckpt").write_text("no checkpoint")
+    torch.save({"weights": torch.zeros(2)}, tmp_path / "foreign.ckpt")
+    changed(checkpoint, tmp_path / "other.ckpt", network="resnet")
+    wider = {"width": 16, "text": "learned"}
+    changed(checkpoint, tmp_path / "unfit.ckpt", network_arguments=wider)
+    trap = tmp_path / "trap"
+    with (tmp_path / "code.ckpt").open("wb") as file:
+        pickle.dump({"state_dict": Malicious(trap)}, file)
+    torch.save({"state_dict": Malicious(trap)}, tmp_path / "zipped.ckpt")
+
+    expected = {
+        "missing": "no such checkpoint",
+        "cut": "cut short",
+        "text": "damaged",
+        "foreign": "names no network",
+        "other": "made for the network 'resnet'",
+        "unfit": "do not fit",
+        "code": "refused",
+        "zipped": "refused",
+    }
+    for name, words in expected.items():
+        flags = ["--ckpt_name", tmp_path / f"{name}.ckpt", "--output_path", tmp_path / "out"]
+        message = fails("test", *test_flags, *flags)
+        assert f"{name}.ckpt" in message and words in message
+    assert not trap.exists() and not (tmp_path / "out").exists()
+
+
+def test_nothing_to_test(fails, checkpoint, tmp_path):
+    folders = [f"--{task}_path={tmp_path / task}" for task in ("denoise", "derain", "dehaze")]
+    flags = ["--ckpt_name", checkpoint, "--output_path", tmp_path / "out", "--cuda", -1]
+    assert "nothing was tested" in fails("test", *folders, *flags)
+    assert not (tmp_path / "out").exists()
+
+
+def test_output_that_cannot_be_written(
+    fails, checkpoint, test_flags, train_flags, photos, tmp_path
+):
+    (tmp_path / "file").write_text("in the way")
+    output = tmp_path / "file" / "out"
+    write_image(tmp_path / "in.png", photos[0])
+    flags = ["--ckpt_name", checkpoint]
+    message = fails("test", *test_flags, *flags, "--output_path", output)
+    assert "cannot be written" in message
+    flags += ["--input", tmp_path / "in.png", "--cuda", -1]
+    assert "cannot be written" in fails("demo", *flags, "--output", output)
+    assert "cannot be written" in fails("train", *train_flags, "--ckpt_dir", output)
+
+
+def test_demo_never_overwrites_an_input(fails, checkpoint, photos, tmp_path):
+    write_image(tmp_path / "in.png", photos[0])
+    before = (tmp_path / "in.png").read_bytes()
+    flags = ["--output", tmp_path, "--ckpt_name", checkpoint]
+    for source in (tmp_path / "in.png", tmp_path):
+        assert "would be overwritten" in fails("demo", "--input", source, *flags)
+    assert (tmp_path / "in.png").read_bytes() == before
+    assert "no such file" in fails("demo", "--input", tmp_path / "none.png", *flags)
+    (tmp_path / "empty").mkdir()
+    assert "no pictures" in fails("demo", "--input", tmp_path / "empty", *flags)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_no_gpu(fails, checkpoint, train_flags, test_flags, tmp_path):
+    flags = [flag for flag in train_flags if flag != "--num_gpus=0"]
+    for wanted in (["--num_gpus", 1], ["--cuda", 0]):
+        assert "0 usable GPUs" in fails("train", *flags, *wanted, "--ckpt_dir", tmp_path / "run")
+    flags = [flag for flag in test_flags if flag != "--cuda=-1"]
+    message = fails("test", *flags, "--cuda", 0, "--ckpt_name", checkpoint)
+    assert "--cuda 0: this machine has 0 usable GPUs" in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_never_overwritten_or_mixed(fails, run_script, train_flags, tmp_path):
+    flags = [*train_flags, "--de_type", "derain", "--max_steps", 1, "--ckpt_dir", tmp_path]
+    assert run_script("train", *flags).code == 0
+    before = (tmp_path / "last.ckpt").read_bytes()
+    assert "a run is already there" in fails("train", *flags)
+    message = fails("train", *flags, "--max_steps", 2, "--batch_size", 4, "--resume")
+    assert "samples_per_step 2, this one 4" in message
+    message = fails("train", *flags, "--de_type", "dehaze", "--resume")
+    assert "trained ['derain'], this one ['dehaze']" in message
+    message = fails("train", *flags, "--resume", tmp_path / "none.ckpt")
+    assert "no such checkpoint" in message
+    assert (tmp_path / "last.ckpt").read_bytes() == before
+
+
+def test_clip_that_cannot_be_had(fails, train_flags, tmp_path):
+    flags = [*train_flags, "--text", "clip", "--clip_pretrained", tmp_path / "none.pt"]
+    message = fails("train", *flags, "--ckpt_dir", tmp_path / "run")
+    assert "--text learned" in message
+
+
+def test_scripts_explain_themselves(run_script):
+    for script in ("train", "test", "demo"):
+        result = run_script(script, "--help")
+        assert result.code == 0
+        assert "--" in result.out
+    assert (ROOT / "README.md").exists()

@@ -1,0 +1,255 @@
+"""Pairing in every layout, the training stream's repeatability, and both protocols."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from data.datasets import (
+    TrainingSet,
+    TrainingStream,
+    ValidationSet,
+    check_sizes,
+    iterate_test_set,
+    split,
+)
+from data.degradations import DEGRADATION_NAMES, TASKS, of_task
+from data.pairing import DataSet, Pair, find_data_sets, read_list
+from data.transforms import add_noise, augment, crop_patch, crop_to_multiple, pad_to_size
+from utils.errors import UserError
+from utils.image_io import list_images, to_pixels, write_image
+
+DENOISE, DERAIN, DEHAZE = TASKS
+GREY = np.full((8, 8, 3), 128, dtype=np.uint8)
+
+LAYOUTS = [
+    (DERAIN, "rainy/rain-12.png", "gt/norain-12.png"),
+    (DERAIN, "rainy/rain-12.png", "gt/rain-12.png"),
+    (DERAIN, "rain/rain-1.png", "norain/norain-1.png"),
+    (DERAIN, "input/1.png", "target/1.png"),
+    (DERAIN, "low/7.jpg", "high/7.png"),
+    (DERAIN, "Input/1.png", "Target/1.png"),
+    (DERAIN, "rain-001.png", "norain-001.png"),
+    (DEHAZE, "synthetic/0001_0.85_0.04.jpg", "original/0001.jpg"),
+    (DEHAZE, "synthetic/part1/0001_0.85_0.04.jpg", "original/0001.png"),
+    (DEHAZE, "hazy/0001_0.8_0.2.jpg", "clear/0001.png"),
+    (DEHAZE, "hazy/0001_0.8_0.2.jpg", "gt/0001.png"),
+    (DEHAZE, "low/0001_0.8_0.2.jpg", "high/0001.png"),
+    (DEHAZE, "input/0001_0.8_0.2.jpg", "target/0001.png"),
+    (DEHAZE, "input/0001.jpg", "target/0001.png"),
+]
+
+
+@pytest.mark.parametrize("nested", ["", "outdoor/"])
+@pytest.mark.parametrize(("task", "degraded", "clean"), LAYOUTS)
+def test_layout(task, degraded, clean, nested, tmp_path):
+    for name in (degraded, clean):
+        write_image(tmp_path / nested / name, GREY)
+    (data_set,) = find_data_sets(tmp_path, task)
+    assert data_set.name == (nested.strip("/") or tmp_path.name)
+    assert data_set.pairs == [Pair(tmp_path / nested / degraded, tmp_path / nested / clean)]
+
+
+def test_words_in_parent_folders_change_nothing(tmp_path):
+    top = tmp_path / "rainy" / "synthetic" / "input"
+    for name in ("rainy/rain-rain-1.png", "gt/norain-rain-1.png"):
+        write_image(top / name, GREY)
+    (data_set,) = find_data_sets(top, DERAIN)
+    assert data_set.pairs[0].clean == top / "gt" / "norain-rain-1.png"
+
+
+def test_task_folder_by_another_name_and_several_sets(tmp_path):
+    for name in ("SOTS/hazy/1_1.png", "SOTS/gt/1.png", "mine/input/2.png", "mine/target/2.png"):
+        write_image(tmp_path / "Dehazy" / name, GREY)
+    found = find_data_sets(tmp_path / "dehaze", DEHAZE, DEHAZE.test_folders)
+    assert [data_set.name for data_set in found] == ["SOTS", "mine"]
+    assert find_data_sets(tmp_path / "nowhere", DEHAZE) == []
+
+
+def test_pair_without_partner_is_named(tmp_path):
+    for name in ("input/1.png", "input/2.png", "target/1.png"):
+        write_image(tmp_path / name, GREY)
+    with pytest.raises(UserError, match=r"1 of 2 degraded images .*\(2\.png\)"):
+        find_data_sets(tmp_path, DERAIN)
+
+
+def test_published_lists(tmp_path):
+    for name in ("117025.jpg", "00001.png", "00002.png"):
+        write_image(tmp_path / "Denoise" / name, GREY)
+    (data_set,) = find_data_sets(tmp_path / "Denoise", DENOISE)
+    file = tmp_path / "denoise.txt"
+    file.write_text("a117025.jpg\n00002.png\n")
+    chosen = read_list(file, data_set.pairs)
+    assert [pair.clean.name for pair in chosen] == ["117025.jpg", "00002.png"]
+    file.write_text("Denoise/00001.png\nmissing.png")
+    with pytest.raises(UserError, match=r"1 images .*missing\.png"):
+        read_list(file, data_set.pairs)
+
+
+def test_sizes_of_a_pair_must_agree(tmp_path):
+    write_image(tmp_path / "a.png", GREY)
+    write_image(tmp_path / "b.png", GREY[:4])
+    with pytest.raises(UserError, match=r"8 x 8 pixels.*8 x 4"):
+        check_sizes([Pair(tmp_path / "a.png", tmp_path / "b.png")])
+
+
+def test_small_images_are_warned_of_once_and_padded(tmp_path, recwarn):
+    pairs = []
+    for index in range(3):
+        write_image(tmp_path / f"{index}.png", GREY)
+        pairs.append(Pair(None, tmp_path / f"{index}.png"))
+    check_sizes(pairs, patch_size=24)
+    assert [str(entry.message)[:11] for entry in recwarn] == ["3 of 3 imag"]
+    sample = TrainingSet({"denoise_15": pairs}, 24, seed=0)[0]
+    assert sample.degraded.shape == (3, 24, 24)
+    ramp = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+    assert pad_to_size(ramp, 5).shape == (5, 5, 3)
+    assert np.array_equal(pad_to_size(ramp, 4)[:2, 2:], ramp[:, ::-1])
+
+
+@pytest.fixture
+def training_pairs(data_folder):
+    folders = {task.name: data_folder / "Train" / task.train_folders[0] for task in TASKS}
+    return {
+        name: [
+            pair
+            for task in TASKS
+            if name in [entry.name for entry in of_task(task.name)]
+            for data_set in find_data_sets(folders[task.name], task)
+            for pair in data_set.pairs
+        ]
+        for name in DEGRADATION_NAMES
+    }
+
+
+def stream(data_set, workers, rank=0, processes=1, first_step=0, batch=3, steps=6):
+    sampler = TrainingStream(steps, batch, rank, processes, first_step)
+    return list(DataLoader(data_set, batch, sampler=sampler, num_workers=workers))
+
+
+def test_stream_is_the_same_for_any_number_of_workers(training_pairs):
+    alone, shared = (stream(TrainingSet(training_pairs, 16, seed=3), workers) for workers in (0, 2))
+    for one, other in zip(alone, shared, strict=True):
+        assert one.name == other.name and one.task == other.task
+        assert torch.equal(one.degraded, other.degraded) and torch.equal(one.clean, other.clean)
+    different = stream(TrainingSet(training_pairs, 16, seed=4), 0)
+    assert any(not torch.equal(a.clean, b.clean) for a, b in zip(alone, different, strict=True))
+
+
+def test_stream_resumes_and_is_shared_without_loss(training_pairs):
+    data_set = TrainingSet(training_pairs, 16, seed=0)
+    whole = stream(data_set, 0, batch=4)
+    resumed = stream(data_set, 0, batch=4, first_step=2)
+    assert [batch.name for batch in resumed] == [batch.name for batch in whole[2:]]
+    ranks = [stream(data_set, 0, rank=rank, processes=2, batch=2) for rank in range(2)]
+    for step, batch in enumerate(whole):
+        together = torch.cat([ranks[0][step].degraded, ranks[1][step].degraded])
+        assert torch.equal(together, batch.degraded)
+
+
+def test_epochs_differ_and_visit_every_image(training_pairs):
+    data_set = TrainingSet(training_pairs, 16, seed=0)
+    size = data_set.epoch_samples
+    plans = [data_set._plan(epoch) for epoch in (0, 1)]
+    assert not np.array_equal(*plans)
+    for plan in plans:
+        assert plan.shape == (size, 2)
+        visited = {tuple(row) for row in plan.tolist()}
+        everything = sum(len(pairs) for pairs in training_pairs.values())
+        assert len(visited) == everything
+
+
+@pytest.mark.parametrize(
+    ("balance", "expected"),
+    [
+        # 3 images x (3 + 3 + 3 + 120 + 1) repeats = 390 samples, a third of them a task
+        ("equal", [43, 43, 43, 130, 130]),
+        ("published", [9, 9, 9, 360, 3]),
+    ],
+)
+def test_balance(balance, expected, training_pairs):
+    data_set = TrainingSet(training_pairs, 16, seed=0, balance=balance)
+    assert np.bincount(data_set._plan(0)[:, 0]).tolist() == expected
+
+
+def test_pairs_stay_aligned_under_crop_and_augmentation():
+    generator = np.random.default_rng(0)
+    image = generator.integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    seen = set()
+    for _ in range(100):
+        one, two = augment(crop_patch([image, image + 1], 8, generator), generator)
+        assert np.array_equal(one + 1, two)
+        seen.add(augment([np.arange(4).reshape(2, 2, 1)], generator)[0].tobytes())
+    assert len(seen) == 8
+
+
+def test_noise_is_clipped_and_truncated():
+    flat = np.full((200, 200, 3), 128, dtype=np.uint8)
+    noisy = add_noise(flat, 25, np.random.default_rng(0))
+    rounded = add_noise(flat, 25, np.random.default_rng(0), rounded=True)
+    assert noisy.dtype == np.uint8
+    assert noisy.std() == pytest.approx(25, abs=0.3)
+    assert noisy.mean() == pytest.approx(127.5, abs=0.3)  # truncation costs half a level
+    assert rounded.mean() == pytest.approx(128, abs=0.3)
+    assert add_noise(flat, 300, np.random.default_rng(0)).min() == 0
+
+
+def test_crop_to_multiple_is_central():
+    image = np.arange(37 * 50 * 3).reshape(37, 50, 3)
+    assert np.array_equal(crop_to_multiple(image), image[2:34, 1:49])
+    assert crop_to_multiple(image[:9, :9]).shape == (9, 9, 3)
+
+
+def test_split_is_stable_and_disjoint_by_scene(tmp_path):
+    pairs = [
+        Pair(tmp_path / f"{scene:04d}_{beta}.jpg", tmp_path / f"{scene:04d}.png")
+        for scene in range(40)
+        for beta in range(3)
+    ]
+    training, held_out = split(pairs, 10)
+    assert len(held_out) == 4
+    assert split(pairs, 10) == (training, held_out)
+    assert not {pair.clean for pair in training} & {pair.clean for pair in held_out}
+    assert len(training) == 3 * 36
+    assert split(pairs, 0) == (pairs, [])
+    assert split(pairs[:3], 10) == (pairs[:3], [])
+    assert [len(part) for part in split(pairs[:6], 10)] == [3, 1]
+
+
+def test_validation_noise_is_the_same_every_time(training_pairs):
+    one, two = (ValidationSet(training_pairs, seed=0) for _ in range(2))
+    assert len(one) == 15
+    for position in (14, 0, 7):
+        assert torch.equal(one[position].degraded, two[position].degraded)
+
+
+def test_clean_protocol_depends_on_neither_order_nor_other_sets(data_folder):
+    (data_set,) = find_data_sets(data_folder / "test" / "denoise", DENOISE)
+    sigmas = of_task("denoise")
+
+    def noisy(degradations):
+        streams = iterate_test_set(data_set, degradations, "clean", seed=1)
+        return {
+            (degradation.name, sample.name): sample.degraded
+            for degradation, samples in streams
+            for sample in samples
+        }
+
+    everything, alone = noisy(sigmas), noisy(sigmas[2:])
+    assert all(torch.equal(everything[key], image) for key, image in alone.items())
+    paper = list(next(iter(iterate_test_set(data_set, sigmas, "paper", seed=1)))[1])
+    assert not torch.equal(paper[0].degraded, everything["denoise_15", paper[0].name])
+
+
+def test_paper_protocol_matches_golden_noise(golden):
+    expected = json.loads((golden / "protocol.json").read_text())
+    images = list_images(golden.parent / "data" / "CBSD68")
+    data_set = DataSet("CBSD68", [Pair(None, path) for path in images])
+    streams = iterate_test_set(data_set, of_task("denoise"), "paper", seed=0)
+    for degradation, samples in streams:
+        wanted = expected[f"sigma{degradation.sigma}"]["first_five"]
+        found = [int(to_pixels(sample.degraded).sum(dtype=int)) for sample in samples]
+        assert found[:5] == [entry["sum_of_noisy_uint8"] for entry in wanted]
+        assert len(found) == 68

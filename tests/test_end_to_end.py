@@ -1,0 +1,240 @@
+"""The scripts as a user runs them: train, kill, resume, test in every mode, restore a folder."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from net.checkpoint import load_network, read_checkpoint
+from tests.conftest import ROOT
+from utils.image_io import list_images, read_image, write_image
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, train_flags):
+    """The folder of a run of 8 steps with all five degradations."""
+    folder = tmp_path_factory.mktemp("run")
+    arguments = [*train_flags, f"--ckpt_dir={folder}", "--max_steps=8", "--val_every=4"]
+    done = run_process("train.py", *arguments, "--tensorboard")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def checkpoint(trained):
+    return trained / "best.ckpt"
+
+
+def run_process(*command, env=None):
+    return subprocess.run(
+        [sys.executable, *map(str, command)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **(env or {})},
+    )
+
+
+def weights(path, averaged=True):
+    return read_checkpoint(path)["state_dict" if averaged else "current_model_state"]
+
+
+def assert_same_weights(one, other, tolerance=0.0):
+    for averaged in (True, False):
+        first, second = weights(one, averaged), weights(other, averaged)
+        assert first.keys() == second.keys()
+        for name, value in first.items():
+            assert torch.allclose(value, second[name], rtol=0, atol=tolerance), name
+
+
+def test_training_writes_what_it_promises(trained):
+    names = {path.name for path in trained.iterdir()}
+    assert {"last.ckpt", "best.ckpt", "logs", "samples"} <= names
+    assert not [name for name in names if name.endswith(".part")]
+    (metrics,) = trained.glob("logs/*/metrics.csv")
+    rows = list(csv.DictReader(metrics.open()))
+    figures = [row for row in rows if row["val/psnr"]]
+    assert [int(row["step"]) for row in figures] == [3, 7]
+    for name in ("denoise_15", "denoise_25", "denoise_50", "derain", "dehaze"):
+        assert all(float(row[f"val/psnr_{name}"]) > 0 for row in figures)
+        assert (trained / "samples" / "step_0000008" / f"{name}.png").exists()
+    assert list(trained.glob("logs/*/events.out.tfevents*"))
+
+
+def test_checkpoint_says_what_it_is(checkpoint):
+    net, degradations, description = load_network(checkpoint)
+    assert len(degradations) == net.num_degradations == 5
+    assert description["configuration"] == "tiny"
+    assert description["text_encoder"] == "learned"
+    assert description["trained"] == degradations
+    content = read_checkpoint(checkpoint)
+    assert not any("clip" in name for name in content["state_dict"])
+
+
+def test_averaged_weights_are_saved_beside_the_current_ones(trained):
+    averaged, current = weights(trained / "last.ckpt"), weights(trained / "last.ckpt", False)
+    assert any(not torch.equal(averaged[name], current[name]) for name in averaged)
+
+
+def test_subset_in_any_order_has_all_rows(run_script, train_flags, tmp_path):
+    flags = ["--de_type", "dehaze", "denoise_50", f"--ckpt_dir={tmp_path}", "--max_steps=1"]
+    assert run_script("train", *train_flags, *flags).code == 0
+    net, _, description = load_network(tmp_path / "best.ckpt")
+    assert description["trained"] == ["denoise_50", "dehaze"]
+    assert net.num_degradations == 5
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_killed_and_resumed_run_ends_with_the_same_weights(number, trained, train_flags, tmp_path):
+    arguments = [*train_flags, f"--ckpt_dir={tmp_path}", "--max_steps=8", "--val_every=4"]
+    process = subprocess.Popen(
+        [sys.executable, "train.py", *arguments, "--save_every=1", "--num_workers=2"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    last = tmp_path / "last.ckpt"
+    deadline = time.monotonic() + 120
+    while not last.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(number)
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 0, output
+    assert "--resume goes on from there" in output
+    stopped = read_checkpoint(last)["global_step"]
+    assert 1 <= stopped < 8
+
+    done = run_process("train.py", *arguments, "--resume")
+    assert done.returncode == 0, done.stderr
+    assert f"steps {stopped} to 8" in done.stdout
+    assert_same_weights(last, trained / "last.ckpt")
+    assert "already finished" in run_process("train.py", *arguments, "--resume").stdout
+
+
+def test_two_processes_train_as_one(train_flags, tmp_path):
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    common = [*train_flags, "--max_steps=3", "--val_every=3"]
+    done = run_process("train.py", *common, "--batch_size=4", f"--ckpt_dir={alone}")
+    assert done.returncode == 0, done.stderr
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    done = run_process(
+        *launcher, "train.py", *common, f"--ckpt_dir={shared}", env={"OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr
+    # AdamW's first steps are lr * sign(gradient) wherever it is near zero, hence the tolerance
+    assert_same_weights(alone / "last.ckpt", shared / "last.ckpt", tolerance=2e-4)
+    one, two = (read_checkpoint(path / "last.ckpt") for path in (alone, shared))
+    assert one["global_step"] == two["global_step"] == 3
+    metrics = [next(path.glob("logs/*/metrics.csv")) for path in (alone, shared)]
+    figures = [list(csv.DictReader(path.open()))[-1]["val/psnr"] for path in metrics]
+    assert float(figures[0]) == pytest.approx(float(figures[1]), abs=0.01)
+
+
+def test_time_limit_ends_the_run_with_a_validation(run_script, train_flags, tmp_path):
+    flags = ["--de_type", "derain", f"--ckpt_dir={tmp_path}", "--max_minutes=0.0001"]
+    assert run_script("train", *train_flags, *flags).code == 0
+    assert read_checkpoint(tmp_path / "last.ckpt")["global_step"] == 1
+    assert (tmp_path / "best.ckpt").exists()
+
+
+def test_published_recipe_and_lists(run_script, train_flags, tmp_path):
+    lists = tmp_path / "data_dir"
+    (lists / "rainy").mkdir(parents=True)
+    (lists / "rainy" / "rainTrain.txt").write_text("rainy/rain-0.png\nrainy/rain-2.png\n")
+    flags = ["--schedule=published", "--balance=published", f"--data_file_dir={lists}"]
+    flags += ["--de_type", "derain", f"--ckpt_dir={tmp_path / 'run'}", "--max_steps=2"]
+    result = run_script("train", *train_flags, *flags)
+    assert result.code == 0
+    assert "derain: 1 images, 1 held out" in result.out
+    assert "an epoch of 120 samples" in result.out
+
+
+@pytest.mark.parametrize(("mode", "columns"), [(0, 3), (1, 1), (2, 1), (3, 5)])
+@pytest.mark.parametrize("named", [[], ["--named"]])
+def test_modes(mode, columns, named, run_script, checkpoint, test_flags, tmp_path):
+    flags = ["--mode", mode, "--ckpt_name", checkpoint, "--output_path", tmp_path, *named]
+    result = run_script("test", *test_flags, *flags)
+    assert result.code == 0, result.err
+    knowledge = "named" if named else "blind"
+    assert f"protocol paper, {knowledge}" in result.out
+    content = json.loads((tmp_path / "results.json").read_text())
+    assert content["knowledge"] == knowledge
+    assert content["protocol"] == "paper"
+    assert len(content["sha256"]) == 64
+    assert len(content["results"]) == columns
+    rows = list(csv.DictReader((tmp_path / "scores.csv").open()))
+    assert len(rows) == 2 * columns
+    for entry in content["results"]:
+        scores = [float(row["psnr"]) for row in rows if row["degradation"] == entry["degradation"]]
+        assert entry["psnr"] == pytest.approx(np.mean(scores))
+        folder = tmp_path / f"{entry['data_set']}_{entry['degradation']}"
+        assert len(list_images(folder)) == 2
+
+
+def test_named_and_blind_differ(run_script, checkpoint, test_flags, tmp_path):
+    figures = []
+    for flags in ([], ["--named"]):
+        output = ["--output_path", tmp_path, "--mode", 1, "--ckpt_name", checkpoint]
+        run_script("test", *test_flags, *output, *flags)
+        figures.append(json.loads((tmp_path / "results.json").read_text())["results"][0]["psnr"])
+    assert figures[0] != figures[1]
+
+
+def test_published_row_stands_only_beside_comparable_figures(
+    run_script, checkpoint, test_flags, tmp_path
+):
+    flags = [*test_flags, "--mode", 1, "--ckpt_name", checkpoint, "--output_path", tmp_path]
+    assert "38.32/0.983" in run_script("test", *flags).out
+    assert "38.32" not in run_script("test", *flags, "--protocol", "clean").out
+
+
+def test_missing_sets_are_named_and_the_others_run(run_script, checkpoint, data_folder, tmp_path):
+    (tmp_path / "empty").mkdir()
+    flags = ["--ckpt_name", checkpoint, "--output_path", tmp_path / "out", "--cuda", -1]
+    flags += ["--denoise_path", tmp_path / "nowhere", "--dehaze_path", tmp_path / "empty"]
+    flags += ["--derain_path", data_folder / "test" / "derain" / "Rain100L"]
+    result = run_script("test", *flags)
+    assert result.code == 0
+    assert "denoise is left out" in result.err and "dehaze is left out" in result.err
+    assert "Rain100L derain (2)" in result.out
+
+
+def test_demo_restores_a_folder(run_script, checkpoint, photos, tmp_path):
+    source, output = tmp_path / "in", tmp_path / "out"
+    write_image(source / "a.png", photos[0][:37, :51])
+    write_image(source / "deeper" / "b.jpg", photos[1])
+    flags = ["--input", source, "--output", output, "--ckpt_name", checkpoint, "--cuda", -1]
+    result = run_script("demo", *flags, "--compare")
+    assert result.code == 0, result.err
+    assert read_image(output / "a.png").shape == (37, 51, 3)
+    assert (output / "deeper" / "b.jpg").exists()
+    assert read_image(output / "compare" / "deeper" / "b.png").shape[1] == 2 * 96 + 4
+    blind = read_image(output / "a.png")
+    assert run_script("demo", *flags, "--task", "dehaze", "--tile", 64).code == 0
+    assert not np.array_equal(read_image(output / "a.png"), blind)
+
+
+def test_demo_leaves_out_what_it_cannot_read(run_script, checkpoint, photos, tmp_path):
+    write_image(tmp_path / "in" / "good.png", photos[0])
+    (tmp_path / "in" / "bad.png").write_text("no image")
+    flags = ["--input", tmp_path / "in", "--output", tmp_path / "out", "--ckpt_name", checkpoint]
+    result = run_script("demo", *flags, "--cuda", -1)
+    assert result.code == 2
+    assert "bad.png: cannot be read" in result.err and "Traceback" not in result.err
+    assert [path.name for path in list_images(tmp_path / "out")] == ["good.png"]
+
+
+def test_wandb_works_without_an_account(train_flags, tmp_path):
+    flags = [*train_flags, "--de_type", "derain", f"--ckpt_dir={tmp_path}", "--max_steps=1"]
+    environment = {"WANDB_MODE": "offline", "WANDB_SILENT": "true", "WANDB_DIR": str(tmp_path)}
+    done = run_process("train.py", *flags, "--wblogger", "trial", env=environment)
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.rglob("offline-run-*"))

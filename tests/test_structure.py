@@ -1,0 +1,74 @@
+"""Rules of the code base that a reader relies on: imports go one way, every flag is read."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import options
+from tests.conftest import ROOT
+
+PACKAGES = ("data", "net", "utils")
+SCRIPTS = ("train", "test", "demo")
+ALLOWED = {"utils": {"utils"}, "data": {"data", "utils"}, "net": {"net", "utils"}}
+
+
+def imported_packages(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module or "")
+    return {name.split(".")[0] for name in names}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_imports_go_one_way(package):
+    ours = {*PACKAGES, *SCRIPTS, "options", "scripts"}
+    for path in (ROOT / package).rglob("*.py"):
+        assert imported_packages(path) & ours <= ALLOWED[package], path
+
+
+def test_nothing_imports_a_script():
+    for path in [*ROOT.glob("*.py"), *(ROOT / "scripts").glob("*.py")]:
+        assert not imported_packages(path) & set(SCRIPTS), path
+
+
+def test_net_needs_neither_lightning_nor_clip():
+    code = "import sys, net; print([m for m in ('lightning', 'open_clip') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_flag_is_read(script):
+    required = ["--input", "x"] if script == "demo" else []
+    flags = vars(getattr(options, f"{script}_options")(required))
+    source = (ROOT / f"{script}.py").read_text()
+    patterns = {name: rf"options\.{name}\b" for name in flags}
+    for task in ("denoise", "derain", "dehaze"):  # read by name, once for all tasks
+        for kind in ("dir", "path"):
+            patterns[f"{task}_{kind}"] = rf'getattr\(options, f"{{task\.name}}_{kind}"\)'
+    source = (ROOT / f"{script}.py").read_text()
+    assert [name for name in flags if not re.search(patterns[name], source)] == []
+
+
+def test_requirements_are_what_is_imported():
+    renamed = {"open_clip_torch": "open_clip", "scikit-image": "skimage"}
+    renamed |= {"opencv-python-headless": "cv2", "pillow": "PIL"}
+    listed = set()
+    for line in (ROOT / "requirements.txt").read_text().splitlines():
+        name = re.match(r"[\w-]+", line)[0]
+        listed.add(renamed.get(name, name))
+    files = [
+        *ROOT.glob("*.py"),
+        *(path for folder in (*PACKAGES, "scripts") for path in (ROOT / folder).rglob("*.py")),
+    ]
+    imported = set.union(*map(imported_packages, files))
+    third_party = imported - set(sys.stdlib_module_names) - {*PACKAGES, "options", "scripts", ""}
+    through_lightning = {"tensorboard"}  # imported by its logger
+    assert third_party == listed - through_lightning

@@ -1,0 +1,116 @@
+"""Metrics against scikit-image, the loss against its definition, schedules, tiles."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+import torch
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from torch import nn
+
+from utils import inference
+from utils.inference import restore
+from utils.losses import charbonnier, spectral_l1
+from utils.metrics import psnr, ssim
+from utils.schedules import rate_factor
+
+
+@pytest.mark.parametrize("size", [(7, 7), (40, 56)])
+def test_metrics_match_scikit_image(size):
+    generator = torch.Generator().manual_seed(0)
+    clean = torch.rand(3, *size, generator=generator)
+    restored = (clean + 0.1 * torch.randn(clean.shape, generator=generator)).clamp(0, 1)
+    arrays = restored.double().numpy(), clean.double().numpy()
+    expected = structural_similarity(*arrays, channel_axis=0, data_range=1)
+    assert ssim(restored, clean) == pytest.approx(expected, abs=1e-9)
+    expected = peak_signal_noise_ratio(*arrays[::-1], data_range=1)
+    assert psnr(restored, clean) == pytest.approx(expected, abs=1e-9)
+
+
+def test_metrics_at_the_edges():
+    flat = torch.full((3, 8, 8), 0.5)
+    assert psnr(flat, flat) == float("inf")
+    assert ssim(flat, flat) == pytest.approx(1)
+    with pytest.raises(ValueError, match="7 pixels"):
+        ssim(flat[:, :6], flat[:, :6])
+
+
+@pytest.mark.parametrize("width", [7, 8])
+def test_spectral_loss_is_the_mean_modulus_of_the_whole_spectrum(width):
+    one, two = torch.rand(2, 2, 3, 6, width)
+    expected = nn.functional.l1_loss(torch.fft.fft2(one), torch.fft.fft2(two))
+    assert spectral_l1(one, two) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_charbonnier():
+    zero = torch.zeros(1)
+    assert charbonnier(zero, zero) == pytest.approx(1e-3)
+    assert charbonnier(zero, zero + 1) == pytest.approx(1, abs=1e-5)
+
+
+def test_cosine_schedule_warms_up_and_anneals():
+    factors = [rate_factor("cosine", step, 200, 10) for step in range(200)]
+    assert factors[0] == pytest.approx(1 / 20)
+    assert factors[19] == max(factors) == 1
+    assert factors[-1] == pytest.approx(0, abs=1e-12)
+    assert all(a > b for a, b in itertools.pairwise(factors[20:]))
+    assert rate_factor("cosine", 0, 1, 1) == 1
+
+
+def test_published_schedule_matches_golden(golden):
+    expected = json.loads((golden / "protocol.json").read_text())["published_lr_by_epoch"]
+    steps_per_epoch = 3
+    found = [
+        2e-4 * rate_factor("published", step, 0, steps_per_epoch)
+        for step in range(len(expected) * steps_per_epoch)
+    ]
+    assert found == pytest.approx(np.repeat(expected, steps_per_epoch), abs=1e-12)
+
+
+class Blur(nn.Module):
+    """A network that sees 3 pixels far, so tiles that overlap more must not show."""
+
+    size_multiple = 8
+    inference_bytes_per_pixel = 1000
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 7, padding=3, padding_mode="replicate")
+        self.sizes = []
+
+    def forward(self, image, named=None):
+        self.sizes.append(tuple(image.shape[2:]))
+        return self.conv(image).sigmoid()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (8, 8), (13, 50)])
+def test_restore_keeps_any_size(size):
+    net = Blur()
+    assert restore(net, torch.rand(3, *size)).shape == (3, *size)
+    assert all(side % 8 == 0 for side in net.sizes[0])
+
+
+@pytest.mark.parametrize("size", [(150, 210), (64, 300), (129, 65)])
+def test_tiles_leave_no_seams(size, monkeypatch):
+    torch.manual_seed(0)
+    monkeypatch.setattr(inference, "TILE_OVERLAP", 16)
+    net, image = Blur(), torch.rand(3, *size)
+    whole, tiled = restore(net, image), restore(net, image, tile=64)
+    assert max(max(shape) for shape in net.sizes[1:]) == 64
+    assert (whole - tiled).abs().mean() < 2e-3  # tile borders see padding, faded by the ramp
+    flat = torch.full((3, *size), 0.25)
+    identity = lambda tile, named: tile  # noqa: E731
+    monkeypatch.setattr(net, "forward", identity)
+    assert torch.allclose(restore(net, flat, tile=64), flat, atol=1e-6)
+    assert torch.allclose(restore(net, image, tile=64), image, atol=1e-6)
+
+
+def test_automatic_tile_follows_free_memory(monkeypatch):
+    net, image = Blur(), torch.rand(3, 96, 160)
+    monkeypatch.setattr(inference, "free_memory", lambda device: 2 * 1000 * 96 * 160)
+    restore(net, image, tile=None)
+    monkeypatch.setattr(inference, "free_memory", lambda device: 2 * 1000 * 70 * 70)
+    restore(net, image, tile=None)
+    assert net.sizes[0] == (96, 160)
+    assert set(net.sizes[1:]) == {(64, 64)}
