@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from data.datasets import BALANCES, PROTOCOLS
+from data.datasets import BALANCES
 from data.degradations import ALL_TASKS_MODE, DEGRADATION_NAMES, TASKS
+from data.protocols import PROTOCOLS
 from net import CONFIGURATIONS, NETWORKS
 from net.text import TEXT_SOURCES
+from utils.devices import CPU
 from utils.errors import UserError
 from utils.schedules import SCHEDULES
 
@@ -214,6 +216,11 @@ def natural(text: str) -> int:
     return _number(int, text, lambda value: value >= 0, "a whole number, 0 or above")
 
 
+def gpu_index(text: str) -> int:
+    """A whole number, -1 or above."""
+    return _number(int, text, lambda value: value >= CPU, "the index of a GPU, or -1 for the CPU")
+
+
 def positive_float(text: str) -> float:
     """A number above 0."""
     return _number(float, text, lambda value: 0 < value < float("inf"), "a number above 0")
@@ -272,7 +279,7 @@ def _add_compare_flag(parser, what: str) -> None:
 
 def _add_cuda_flag(parser) -> None:
     parser.add_argument(
-        "--cuda", type=int, metavar="N", help="index of the GPU to use; -1 for the CPU"
+        "--cuda", type=gpu_index, metavar="N", help="index of the GPU to use; -1 for the CPU"
     )
 
 

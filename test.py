@@ -11,15 +11,17 @@ from argparse import Namespace
 from torch import Tensor
 from tqdm import tqdm
 
-from data.datasets import Sample, check_sizes, iterate_test_set
+from data.datasets import Sample
 from data.degradations import ALL_TASKS_MODE, TASKS, Task, of_task
-from data.pairing import DataSet, describe_layout, find_data_sets
+from data.pairing import DataSet, check_sizes, describe_layout, find_data_sets
+from data.protocols import iterate_test_set
 from net.checkpoint import Trained, load_network
 from options import test_options
 from utils.devices import choose_device
 from utils.errors import UserError, run
 from utils.evaluate import Score, evaluate
 from utils.image_io import check_writable, to_pixels, write_image
+from utils.metrics import SSIM_WINDOW
 from utils.report import COMPARISONS, Figure, format_table, write_comparison, write_results
 
 
@@ -73,7 +75,7 @@ def find_test_sets(options: Namespace) -> list[tuple[Task, DataSet]]:
         folder = getattr(options, f"{task.name}_path")
         data_sets = find_data_sets(folder, task, task.test_folders)
         for data_set in data_sets:
-            check_sizes(data_set.pairs)
+            check_sizes(data_set.pairs, smallest=SSIM_WINDOW)
         if not data_sets:
             print(
                 f"{task.name} is left out, no test images in {folder}: expected "

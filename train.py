@@ -6,12 +6,9 @@ python train.py --resume                            # go on with the run in ckpt
 torchrun --nproc_per_node 4 train.py                # several GPUs (or --num_gpus 4, or SLURM)
 """
 
-import atexit
 import logging
 import math
-import multiprocessing
 import os
-import signal
 import warnings
 from argparse import Namespace
 from pathlib import Path
@@ -21,33 +18,32 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import DDPStrategy
-from torch.utils.data import DataLoader, Subset
 
-from data.datasets import TrainingSet, TrainingStream, ValidationSet, check_sizes, split
+from data.datasets import TrainingSet, ValidationSet, split
 from data.degradations import DEGRADATION_NAMES, DEGRADATIONS, TASKS
-from data.pairing import Pair, describe_layout, find_data_sets, read_list
+from data.loaders import make_loaders
+from data.pairing import Pair, check_sizes, describe_layout, find_data_sets, read_list
 from net import CONFIGURATIONS
 from net.checkpoint import read_checkpoint
 from net.restorer import Restorer
 from net.text import embed
 from options import train_options
 from utils.callbacks import AveragedWeights, Interrupted, RunControl, RunProgress, SampleImages
-from utils.devices import CPU, check_gpus
+from utils.devices import Machine, choose_machine
 from utils.errors import UserError, run
 from utils.image_io import check_writable
 
 MAY_CHANGE = ("configuration", "text_encoder", "total_steps", "steps_per_epoch")  # on --resume
 
 
-class Machine(NamedTuple):
-    """What Lightning's trainer needs to know, and how many processes that makes."""
+class Plan(NamedTuple):
+    """The lengths of a run."""
 
-    accelerator: str
-    devices: int | list[int]
-    num_nodes: int
-    num_processes: int
-    precision: str
+    samples_per_step: int
+    steps_per_epoch: int
+    total_steps: int
 
 
 def main() -> int:
@@ -55,19 +51,69 @@ def main() -> int:
     quieten_libraries()
     last, best = options.ckpt_dir / "last.ckpt", options.ckpt_dir / "best.ckpt"
     start = find_start(options, last, best)
-    machine = choose_machine(options)
+    machine = choose_machine(options.num_gpus, options.num_nodes, options.cuda, options.precision)
     training, validation = find_pairs(options)
     check_writable(options.ckpt_dir)
 
     training_set = TrainingSet(training, options.patch_size, options.seed, options.balance)
     validation_set = ValidationSet(validation, options.seed)
+    plan = make_plan(options, machine, training_set)
+    if start:
+        restorer, first_step = continue_restorer(options, plan, training_set, start)
+    else:
+        restorer, first_step = make_restorer(options, plan, training_set), 0
+    if first_step >= plan.total_steps:
+        print(f"{start}: already finished, step {first_step} of {plan.total_steps}")
+        return 0
+
+    trainer = make_trainer(options, machine, plan, last, best, bool(len(validation_set)))
+    loaders = make_loaders(
+        training_set,
+        validation_set,
+        batch_size=options.batch_size,
+        num_workers=options.num_workers,
+        steps=range(first_step, plan.total_steps),
+        rank=trainer.global_rank,
+        num_processes=trainer.world_size,
+    )
+    if trainer.is_global_zero:
+        print(describe(restorer, training, validation, machine, first_step))
+    try:
+        trainer.fit(restorer, *loaders, ckpt_path=start, weights_only=True)
+    except Interrupted as stop:
+        end = f"stopped at {stop} of {plan.total_steps}, saved {last}; --resume goes on from there"
+    else:
+        end = f"trained {trainer.global_step} of {plan.total_steps} steps: {last}, {best}"
+    if trainer.is_global_zero:
+        print(end)
+    return 0
+
+
+def make_plan(options: Namespace, machine: Machine, training_set: TrainingSet) -> Plan:
+    """How many samples and steps the flags come to."""
     samples_per_step = options.batch_size * machine.num_processes
     steps_per_epoch = math.ceil(training_set.epoch_samples / samples_per_step)
     total_steps = options.epochs * steps_per_epoch
-    total_steps = min(total_steps, options.max_steps or total_steps)
+    return Plan(
+        samples_per_step, steps_per_epoch, min(total_steps, options.max_steps or total_steps)
+    )
+
+
+def make_restorer(
+    options: Namespace, plan: Plan, training_set: TrainingSet, text_encoder: str = ""
+) -> Restorer:
+    """A new network and its training; the text table is filled from CLIP if there is no encoder.
+
+    Args:
+        text_encoder: of the run that is continued, whose table comes from its checkpoint.
+    """
+    embeddings = None
+    if options.text == "clip" and not text_encoder:
+        texts = [degradation.text for degradation in DEGRADATIONS]
+        embeddings, architecture = embed(texts, options.clip_pretrained, options.clip_quick_gelu)
+        text_encoder = f"CLIP {architecture} {Path(options.clip_pretrained).name}"
 
     torch.manual_seed(options.seed)
-    content = read_checkpoint(start) if start else None
     restorer = Restorer(
         network=options.network,
         network_arguments={
@@ -76,81 +122,83 @@ def main() -> int:
             "text": options.text,
         },
         configuration=options.configuration,
-        text_encoder=content["hyper_parameters"]["text_encoder"] if content else options.text,
+        text_encoder=text_encoder or options.text,
         degradations=list(DEGRADATION_NAMES),
         trained=options.de_type,
         run={
             "patch_size": options.patch_size,
             "balance": options.balance,
-            "samples_per_step": samples_per_step,
+            "samples_per_step": plan.samples_per_step,
             "epoch_samples": training_set.epoch_samples,
         },
         rate=options.lr,
         schedule=options.schedule,
         spectral_weight=options.fft_weight,
         named_probability=options.named_probability,
-        total_steps=total_steps,
-        steps_per_epoch=steps_per_epoch,
+        total_steps=plan.total_steps,
+        steps_per_epoch=plan.steps_per_epoch,
         seed=options.seed,
     )
-    first_step = 0
-    if content:
-        check_same_run(start, content["hyper_parameters"], dict(restorer.hparams))
-        first_step = content["global_step"]
-        if first_step >= total_steps:
-            print(f"{start}: already finished, step {first_step} of {total_steps}")
-            return 0
-    elif options.text == "clip":
-        texts = [degradation.text for degradation in DEGRADATIONS]
-        embeddings, architecture = embed(texts, options.clip_pretrained, options.clip_quick_gelu)
+    if embeddings is not None:
         restorer.net.text.fill(embeddings)
-        restorer.hparams.text_encoder = f"{architecture} {Path(options.clip_pretrained).name}"
+    return restorer
 
-    trainer = L.Trainer(
+
+def continue_restorer(
+    options: Namespace, plan: Plan, training_set: TrainingSet, start: Path
+) -> tuple[Restorer, int]:
+    """The same, for the run that a checkpoint holds, and the step it is at.
+
+    Raises:
+        UserError: the flags would not continue that run.
+    """
+    content = read_checkpoint(start)
+    before = content["hyper_parameters"]
+    restorer = make_restorer(options, plan, training_set, before["text_encoder"])
+    check_same_run(start, before, dict(restorer.hparams))
+    return restorer, content["global_step"]
+
+
+def make_trainer(
+    options: Namespace, machine: Machine, plan: Plan, last: Path, best: Path, validates: bool
+) -> L.Trainer:
+    """Lightning's trainer, with the callbacks that average, save, show and stop."""
+    # SLURM's requeueing would start from a checkpoint that our stream of samples knows nothing of
+    in_slurm = SLURMEnvironment.detect()
+    return L.Trainer(
         accelerator=machine.accelerator,
         devices=machine.devices,
         num_nodes=machine.num_nodes,
         strategy=DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
         if machine.num_processes > 1
         else "auto",
+        plugins=[SLURMEnvironment(auto_requeue=False)] if in_slurm else None,
         precision=machine.precision,
         max_epochs=1,  # one long epoch: the stream runs through the published ones
-        max_steps=total_steps,
-        val_check_interval=min(options.val_every or steps_per_epoch, total_steps),
+        max_steps=plan.total_steps,
+        val_check_interval=min(options.val_every or plan.steps_per_epoch, plan.total_steps),
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
-        log_every_n_steps=min(50, total_steps),
+        log_every_n_steps=min(50, plan.total_steps),
         use_distributed_sampler=False,
         enable_model_summary=False,
         default_root_dir=options.ckpt_dir,
         logger=make_loggers(options),
         callbacks=[
             AveragedWeights(),
-            RunControl(last, total_steps, options.save_every, options.max_minutes),
-            RunProgress(total_steps, samples_per_step),
+            RunControl(last, plan.total_steps, options.save_every, options.max_minutes),
+            RunProgress(plan.total_steps, plan.samples_per_step),
             SampleImages(options.ckpt_dir / "samples"),
             ModelCheckpoint(
                 dirpath=options.ckpt_dir,
                 filename=best.stem,
-                monitor="val/psnr" if len(validation_set) else None,
+                monitor="val/psnr" if validates else None,
                 mode="max",
-                save_on_train_epoch_end=not len(validation_set),
+                save_on_train_epoch_end=not validates,
                 enable_version_counter=False,
             ),
         ],
     )
-    if trainer.is_global_zero:
-        print(describe(restorer, training, validation, machine, first_step))
-    loaders = make_loaders(options, trainer, training_set, validation_set, total_steps, first_step)
-    try:
-        trainer.fit(restorer, *loaders, ckpt_path=start, weights_only=True)
-    except Interrupted as stop:
-        if trainer.is_global_zero:
-            print(f"stopped at {stop} of {total_steps}, saved {last}; --resume goes on from there")
-        return 0
-    if trainer.is_global_zero:
-        print(f"trained {trainer.global_step} of {total_steps} steps: {last}, {best}")
-    return 0
 
 
 def find_start(options: Namespace, last: Path, best: Path) -> Path | None:
@@ -193,37 +241,6 @@ def find_pairs(options: Namespace) -> tuple[dict[str, list[Pair]], dict[str, lis
     return training, validation
 
 
-def choose_machine(options: Namespace) -> Machine:
-    """Accelerator and processes: as torchrun or SLURM started us, as the flags say, or one."""
-    num_nodes = options.num_nodes
-    wants_cpu = options.num_gpus == 0 or options.cuda == CPU
-    if not wants_cpu and options.num_gpus is not None:
-        check_gpus(options.num_gpus, f"--num_gpus {options.num_gpus}")
-    if not wants_cpu and options.cuda is not None:
-        check_gpus(options.cuda + 1, f"--cuda {options.cuda}")
-
-    has_cuda = torch.cuda.is_available() and not wants_cpu
-    has_mps = torch.backends.mps.is_available() and not wants_cpu
-    accelerator = "cuda" if has_cuda else "mps" if has_mps else "cpu"
-    devices: int | list[int] = 1
-    if "LOCAL_WORLD_SIZE" in os.environ:  # torchrun
-        devices = int(os.environ["LOCAL_WORLD_SIZE"])
-        num_nodes = int(os.environ["WORLD_SIZE"]) // devices
-    elif has_cuda and options.num_gpus:
-        devices = options.num_gpus
-    elif has_cuda and options.cuda is not None:
-        devices = [options.cuda]
-    num_processes = (1 if isinstance(devices, list) else devices) * num_nodes
-
-    bf16 = options.precision == "bf16" or (
-        options.precision == "auto"
-        and has_cuda
-        and torch.cuda.is_bf16_supported(including_emulation=False)
-    )
-    precision = "bf16-mixed" if bf16 else "32-true"
-    return Machine(accelerator, devices, num_nodes, num_processes, precision)
-
-
 def check_same_run(path: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
     """Raise `UserError` if the flags would not continue the run that a checkpoint holds."""
 
@@ -250,53 +267,13 @@ def make_loggers(options: Namespace) -> list[Logger]:
     if options.wblogger:
         import wandb  # slow to import, and rarely asked for
 
-        offline = "WANDB_MODE" not in os.environ and wandb.api.api_key is None
+        offline = "WANDB_MODE" not in os.environ and not wandb.login(prompt=False, verify=False)
         if offline:
             warnings.warn("wandb: not logged in, so this run is logged offline", stacklevel=1)
         loggers.append(
             WandbLogger(project=options.wblogger, save_dir=options.ckpt_dir, offline=offline)
         )
     return loggers
-
-
-def make_loaders(
-    options: Namespace,
-    trainer: L.Trainer,
-    training_set: TrainingSet,
-    validation_set: ValidationSet,
-    total_steps: int,
-    first_step: int,
-) -> tuple[DataLoader, DataLoader | None]:
-    """Loaders of this process's share of the training stream and of the validation images."""
-    rank, num_processes = trainer.global_rank, trainer.world_size
-    stream = TrainingStream(total_steps, options.batch_size, rank, num_processes, first_step)
-    shared = dict(
-        num_workers=options.num_workers,
-        pin_memory=trainer.accelerator.__class__.__name__ == "CUDAAccelerator",
-        worker_init_fn=leave_signals_to_parent,
-    )
-    training_loader = DataLoader(
-        training_set, batch_size=options.batch_size, sampler=stream, drop_last=True, **shared
-    )
-    if not len(validation_set):
-        return training_loader, None
-    # every process gets at least one image; sums and counts are gathered, so a repeat is harmless
-    share = range(rank, max(len(validation_set), num_processes), num_processes)
-    share = Subset(validation_set, [index % len(validation_set) for index in share])
-    return training_loader, DataLoader(share, batch_size=1, **shared)
-
-
-def leave_signals_to_parent(worker: int) -> None:
-    """A data loader's worker ends with its parent, which finishes its step first."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
-@atexit.register
-def end_workers() -> None:
-    """Workers left over after an error: they ignore the signal that would end them."""
-    for worker in multiprocessing.active_children():
-        worker.kill()
 
 
 def describe(
@@ -334,6 +311,7 @@ def quieten_libraries() -> None:
         ".*The number of training batches.*",
         ".*Consider setting `persistent_workers.*",
         ".*isinstance.treespec.*",
+        ".*have no `val_dataloader`.*",
     ):
         warnings.filterwarnings("ignore", message)
 

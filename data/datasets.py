@@ -1,29 +1,29 @@
-"""Training, validation and test images as `Sample`s.
+"""Training and validation images as `Sample`s.
 
 Every random choice is drawn from a generator keyed by (seed, epoch, index) or (seed, index), so a
 run does not depend on the number of workers, and can be taken up again at any step.
 """
 
 import hashlib
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from data.degradations import DEGRADATIONS, Degradation
-from data.pairing import DataSet, Pair
-from data.transforms import add_noise, augment, crop_patch, crop_to_multiple, pad_to_size
-from utils.errors import UserError
+from data.pairing import Pair
+from data.transforms import (
+    add_noise,
+    augment,
+    crop_patch,
+    crop_to_multiple,
+    pad_to_size,
+)
 from utils.image_io import read_image, to_tensor
 
 BALANCES = ("equal", "published")
-PROTOCOLS = ("paper", "clean")
-PAPER_NOISE_SEED = 0
 
 
 class Sample(NamedTuple):
@@ -74,9 +74,9 @@ class TrainingSet(Dataset):
         generator = np.random.default_rng((self.seed, epoch, index))
         degradation, pair = self.degradations[which], self.pairs[which][item]
 
-        images = [pad_to_size(image, self.patch_size) for image in _load(pair)]
+        images = [pad_to_size(image, self.patch_size) for image in load_pair(pair)]
         images = augment(crop_patch(images, self.patch_size, generator), generator)
-        return _make_sample(images, degradation, pair, generator)
+        return make_sample(images, degradation, pair, generator)
 
     def _samples_of_degradations(self) -> list[int]:
         published = [
@@ -113,20 +113,17 @@ class TrainingStream(Sampler[int]):
     run, whatever the first step: the trainer counts the steps done before it.
     """
 
-    def __init__(
-        self, total_steps: int, batch_size: int, rank: int, num_processes: int, first_step: int
-    ) -> None:
-        self.total_steps = total_steps
+    def __init__(self, steps: range, batch_size: int, rank: int, num_processes: int) -> None:
+        self.steps = steps
         self.batch_size = batch_size
         self.rank = rank
         self.num_processes = num_processes
-        self.first_step = first_step
 
     def __len__(self) -> int:
-        return self.total_steps * self.batch_size
+        return self.steps.stop * self.batch_size
 
     def __iter__(self) -> Iterator[int]:
-        for step in range(self.first_step, self.total_steps):
+        for step in self.steps:
             first = (step * self.num_processes + self.rank) * self.batch_size
             yield from range(first, first + self.batch_size)
 
@@ -148,7 +145,7 @@ class ValidationSet(Dataset):
     def __getitem__(self, position: int) -> Sample:
         degradation, index, pair = self.items[position]
         generator = np.random.default_rng((self.seed, degradation.sigma or 0, index))
-        return _make_sample(_load(pair), degradation, pair, generator)
+        return make_sample(load_pair(pair), degradation, pair, generator)
 
 
 def split(pairs: Sequence[Pair], num_validation: int) -> tuple[list[Pair], list[Pair]]:
@@ -166,76 +163,21 @@ def split(pairs: Sequence[Pair], num_validation: int) -> tuple[list[Pair], list[
     return training, [first_of_scene[scene] for scene in scenes if scene in held_out]
 
 
-def check_sizes(pairs: Sequence[Pair], patch_size: int | None = None) -> None:
-    """Read the headers of all images; warn once of images smaller than the patch.
-
-    Raises:
-        UserError: a file is not an image, or the two images of a pair differ in size.
-    """
-    with ThreadPoolExecutor(8) as pool:
-        sizes = list(pool.map(_sizes, pairs))
-    for pair, (degraded, clean) in zip(pairs, sizes, strict=True):
-        if degraded != clean:
-            raise UserError(
-                f"{pair.degraded}: {degraded[0]} x {degraded[1]} pixels, but its clean partner "
-                f"{pair.clean} has {clean[0]} x {clean[1]}; both must be equal"
-            )
-    if patch_size is not None:
-        small = [
-            pair.name
-            for pair, (_, size) in zip(pairs, sizes, strict=True)
-            if min(_multiple(side) for side in size) < patch_size
-        ]
-        if small:
-            warnings.warn(
-                f"{len(small)} of {len(pairs)} images are smaller than the patch of {patch_size} "
-                f"pixels and are padded by reflection (first: {small[0]})",
-                stacklevel=2,
-            )
-
-
-def iterate_test_set(
-    data_set: DataSet, degradations: Sequence[Degradation], protocol: str, seed: int
-) -> Iterator[tuple[Degradation, Iterator[Sample]]]:
-    """The samples of a test set for each degradation of its task; consume them in order.
-
-    Protocol `paper`: centre-cropped to multiples of 16; one stream of noise runs through all
-    images (sorted by name) of the first sigma, then of the second and the third; truncated.
-    Protocol `clean`: whole images; noise is keyed by (seed, index), and rounded.
-    """
-    stream = np.random.RandomState(PAPER_NOISE_SEED)
-    for degradation in degradations:
-        yield degradation, _iterate_test_images(data_set, degradation, protocol, seed, stream)
-
-
-def _iterate_test_images(
-    data_set: DataSet,
-    degradation: Degradation,
-    protocol: str,
-    seed: int,
-    stream: np.random.RandomState,
-) -> Iterator[Sample]:
-    paper = protocol == "paper"
-    for index, pair in enumerate(data_set.pairs):
-        generator = stream if paper else np.random.default_rng((seed, index))
-        images = _load(pair, cropped=paper)
-        yield _make_sample(images, degradation, pair, generator, rounded=not paper)
-
-
-def _load(pair: Pair, cropped: bool = True) -> list[np.ndarray]:
-    """[clean], or [degraded, clean]."""
+def load_pair(pair: Pair, cropped: bool = True) -> list[np.ndarray]:
+    """uint8 [clean], or [degraded, clean]; centre-cropped to multiples of 16 unless told not to."""
     paths = [pair.clean] if pair.degraded is None else [pair.degraded, pair.clean]
     images = [read_image(path) for path in paths]
     return [crop_to_multiple(image) for image in images] if cropped else images
 
 
-def _make_sample(
+def make_sample(
     images: list[np.ndarray],
     degradation: Degradation,
     pair: Pair,
     generator: np.random.Generator | np.random.RandomState,
     rounded: bool = False,
 ) -> Sample:
+    """A sample of images as `load_pair` gives them; noise is added where the degradation is."""
     clean = images[-1]
     degraded = (
         images[0]
@@ -243,22 +185,6 @@ def _make_sample(
         else add_noise(clean, degradation.sigma, generator, rounded=rounded)
     )
     return Sample(to_tensor(degraded), to_tensor(clean), degradation.name, pair.name)
-
-
-def _sizes(pair: Pair) -> tuple[tuple[int, int], tuple[int, int]]:
-    """(width, height) of the degraded and of the clean image, from their headers."""
-    sizes = []
-    for path in (pair.degraded or pair.clean, pair.clean):
-        try:
-            with Image.open(path) as image:
-                sizes.append(image.size)
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read as an image; replace or remove it") from error
-    return tuple(sizes)
-
-
-def _multiple(side: int) -> int:
-    return side - side % 16 or side
 
 
 def _hash(name: str) -> str:

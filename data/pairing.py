@@ -4,11 +4,16 @@ Folders and names are matched whole, by the tables below; no text is replaced in
 """
 
 import re
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+from PIL import Image
+
 from data.degradations import Task
+from data.transforms import PROTOCOL_MULTIPLE
 from utils.errors import UserError
 from utils.image_io import EXTENSIONS, list_images
 
@@ -74,6 +79,39 @@ def describe_layout(task: Task) -> str:
         return f"clean images ({' '.join(sorted(EXTENSIONS))})"
     pairs = " ".join("/".join(pair) for pair in FOLDER_PAIRS)
     return f"a folder of degraded and one of clean images beside each other ({pairs})"
+
+
+def check_sizes(pairs: Sequence[Pair], patch_size: int = 0, smallest: int = 1) -> None:
+    """Read the headers of all images; warn once of images smaller than the patch.
+
+    Raises:
+        UserError: a file is not an image, the two images of a pair differ in size, or a side has
+            fewer than `smallest` pixels.
+    """
+    with ThreadPoolExecutor(8) as pool:
+        sizes = list(pool.map(_sizes, pairs))
+    for pair, (degraded, clean) in zip(pairs, sizes, strict=True):
+        if degraded != clean:
+            raise UserError(
+                f"{pair.degraded}: {degraded[0]} x {degraded[1]} pixels, but its clean partner "
+                f"{pair.clean} has {clean[0]} x {clean[1]}; both must be equal"
+            )
+        if min(clean) < smallest:
+            raise UserError(
+                f"{pair.clean}: {clean[0]} x {clean[1]} pixels; scoring needs {smallest} a side, "
+                "remove it from the test set"
+            )
+    small = [
+        pair.name
+        for pair, (_, size) in zip(pairs, sizes, strict=True)
+        if min(_cropped(side) for side in size) < patch_size
+    ]
+    if small:
+        warnings.warn(
+            f"{len(small)} of {len(pairs)} images are smaller than the patch of {patch_size} "
+            f"pixels and are padded by reflection (first: {small[0]})",
+            stacklevel=2,
+        )
 
 
 def read_list(file: Path, pairs: list[Pair]) -> list[Pair]:
@@ -154,6 +192,22 @@ def _match(inputs: list[Path], targets: list[Path], task: Task, folder: Path) ->
             f"({_first_few(missing)}); add the partners or remove the images"
         )
     return pairs
+
+
+def _sizes(pair: Pair) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(width, height) of the degraded and of the clean image, from their headers."""
+    sizes = []
+    for path in (pair.degraded or pair.clean, pair.clean):
+        try:
+            with Image.open(path) as image:
+                sizes.append(image.size)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read as an image; replace or remove it") from error
+    return tuple(sizes)
+
+
+def _cropped(side: int) -> int:
+    return side - side % PROTOCOL_MULTIPLE or side
 
 
 def _subfolders(folder: Path) -> list[Path]:

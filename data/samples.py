@@ -20,7 +20,7 @@ VARIANTS = 4  # rainy and hazy versions of each training photograph
 LONGEST_SIDE = 640  # pixels; larger photographs are reduced
 HAZE_DEPTH = 6.0  # the farthest point, in the arbitrary unit of beta
 AIRLIGHTS = (0.8, 0.85, 0.9, 0.95, 1.0)
-BETAS = (0.04, 0.08, 0.12, 0.16, 0.2)
+BETAS = (0.12, 0.15, 0.18, 0.2)
 # of the stereo pair, from scikit-image's documentation
 MOTORCYCLE_DOFFS = 31.086  # pixels
 
@@ -52,8 +52,8 @@ def build_samples(folder: Path, seed: int = 0) -> None:
             write_image(test / task / "samples" / "target" / f"{name}.png", clean)
         rainy = test / "derain" / "samples" / "input" / f"{name}.png"
         write_image(rainy, add_rain(clean, generator))
-        hazy = test / "dehaze" / "samples" / "input" / f"{name}_0.9_0.12.png"
-        write_image(hazy, add_haze(clean, depth, 0.9, 0.12))
+        hazy = test / "dehaze" / "samples" / "input" / f"{name}_0.9_0.15.png"
+        write_image(hazy, add_haze(clean, depth, 0.9, 0.15))
 
 
 def add_rain(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -61,7 +61,7 @@ def add_rain(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     height, width = image.shape[:2]
     angle = generator.uniform(-25, 25)  # degrees from the vertical
     streaks = np.zeros((height, width))
-    for length, density, strength in ((11, 0.004, 0.3), (25, 0.0015, 0.5)):
+    for length, density, strength in ((11, 0.006, 0.4), (25, 0.002, 0.7)):
         drops = (generator.random((height, width)) < density * generator.uniform(0.6, 1.2)).astype(
             np.float64
         )
@@ -81,10 +81,10 @@ def add_haze(image: np.ndarray, depth: np.ndarray, airlight: float, beta: float)
 def make_depth(size: tuple[int, int], generator: np.random.Generator) -> np.ndarray:
     """A made-up depth map (H, W) up to `HAZE_DEPTH`: far at the top, with soft bumps."""
     height, width = size
-    slope = np.linspace(1, 0.25, height)[:, None]
+    slope = np.linspace(1, 0.4, height)[:, None]
     bumps = cv2.resize(generator.random((5, 6)), (width, height), interpolation=cv2.INTER_CUBIC)
     depth = slope + 0.5 * (bumps - 0.5)
-    return HAZE_DEPTH * np.clip(depth, 0.05, 1.2) / 1.2
+    return HAZE_DEPTH * np.clip(depth / 1.2, 0.3, 1)
 
 
 def motorcycle_depth() -> np.ndarray:

@@ -66,6 +66,7 @@ def changed(checkpoint, path, **hyper_parameters):
         ("train", ["--named_probability", "2"], "from 0 to 1"),
         ("train", ["--cuda", "0", "--num_gpus", "1"], "one of them"),
         ("train", ["--no_such_flag"], "no_such_flag"),
+        ("test", ["--cuda=-2"], "-1 for the CPU"),
         ("test", ["--mode", "4"], "4"),
         ("test", ["--mode", "rain"], "rain"),
         ("test", ["--protocol", "mine"], "mine"),

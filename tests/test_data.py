@@ -11,12 +11,11 @@ from data.datasets import (
     TrainingSet,
     TrainingStream,
     ValidationSet,
-    check_sizes,
-    iterate_test_set,
     split,
 )
 from data.degradations import DEGRADATION_NAMES, TASKS, of_task
-from data.pairing import DataSet, Pair, find_data_sets, read_list
+from data.pairing import DataSet, Pair, check_sizes, find_data_sets, read_list
+from data.protocols import iterate_test_set
 from data.transforms import add_noise, augment, crop_patch, crop_to_multiple, pad_to_size
 from utils.errors import UserError
 from utils.image_io import list_images, to_pixels, write_image
@@ -125,7 +124,7 @@ def training_pairs(data_folder):
 
 
 def stream(data_set, workers, rank=0, processes=1, first_step=0, batch=3, steps=6):
-    sampler = TrainingStream(steps, batch, rank, processes, first_step)
+    sampler = TrainingStream(range(first_step, steps), batch, rank, processes)
     return list(DataLoader(data_set, batch, sampler=sampler, num_workers=workers))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, ProgressBar, WeightAveraging
+from torch import Tensor
 from tqdm import tqdm
 
 from utils.image_io import to_pixels
@@ -29,14 +30,14 @@ class AveragedWeights(WeightAveraging):
     """
 
     def __init__(self) -> None:
-        super().__init__(avg_fn=_average)
+        super().__init__(multi_avg_fn=_average)
 
 
-def _average(average: torch.Tensor, current: torch.Tensor, num_averaged: Any) -> torch.Tensor:
-    if not average.is_floating_point():
-        return current
-    decay = min(MAX_DECAY, (1 + int(num_averaged)) / (10 + int(num_averaged)))
-    return average.lerp(current, 1 - decay)
+@torch.no_grad()
+def _average(averages: list[Tensor], currents: list[Tensor], num_averaged: Tensor) -> None:
+    steps = int(num_averaged)
+    decay = min(MAX_DECAY, (1 + steps) / (10 + steps))
+    torch._foreach_lerp_(averages, currents, 1 - decay)
 
 
 class RunControl(Callback):

@@ -1,10 +1,23 @@
 """Choosing where to compute, and saying so when it is not there."""
 
+import os
+from typing import NamedTuple
+
 import torch
 
 from utils.errors import UserError
 
 CPU = -1  # the index that asks for the CPU
+
+
+class Machine(NamedTuple):
+    """What Lightning's trainer needs to know, and how many processes that makes."""
+
+    accelerator: str
+    devices: int | list[int]
+    num_nodes: int
+    num_processes: int
+    precision: str
 
 
 def choose_device(index: int | None) -> torch.device:
@@ -31,3 +44,42 @@ def check_gpus(wanted: int, flag: str) -> None:
             f"{flag}: this machine has {found} usable GPUs; leave the flag out to use what there "
             "is, or check the driver (nvidia-smi) and that torch.cuda.is_available() is True"
         )
+
+
+def choose_machine(
+    num_gpus: int | None, num_nodes: int, index: int | None, precision: str
+) -> Machine:
+    """Accelerator and processes: as torchrun started us, as the flags say, or a single one.
+
+    Args:
+        num_gpus: of each node; 0 for the CPU, None to choose.
+        index: of the one GPU to use, -1 for the CPU; None to choose.
+        precision: `bf16`, `fp32`, or `auto` for bf16 where the GPU has it.
+
+    Raises:
+        UserError: there are not so many GPUs.
+    """
+    wants_cpu = num_gpus == 0 or index == CPU
+    if not wants_cpu and num_gpus is not None:
+        check_gpus(num_gpus, f"--num_gpus {num_gpus}")
+    if not wants_cpu and index is not None:
+        check_gpus(index + 1, f"--cuda {index}")
+
+    has_cuda = torch.cuda.is_available() and not wants_cpu
+    has_mps = torch.backends.mps.is_available() and not wants_cpu
+    accelerator = "cuda" if has_cuda else "mps" if has_mps else "cpu"
+    devices: int | list[int] = 1
+    if "LOCAL_WORLD_SIZE" in os.environ:  # torchrun
+        devices = int(os.environ["LOCAL_WORLD_SIZE"])
+        num_nodes = int(os.environ["WORLD_SIZE"]) // devices
+    elif has_cuda and num_gpus:
+        devices = num_gpus
+    elif has_cuda and index is not None:
+        devices = [index]
+    num_processes = (1 if isinstance(devices, list) else devices) * num_nodes
+
+    bf16 = precision == "bf16" or (
+        precision == "auto" and has_cuda and torch.cuda.is_bf16_supported(including_emulation=False)
+    )
+    name = "bf16-mixed" if bf16 else "32-true"
+    return Machine(accelerator, devices, num_nodes, num_processes, name)

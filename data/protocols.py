@@ -1,0 +1,44 @@
+"""The two test protocols: which pixels a figure is computed on.
+
+`paper` is that of the AirNet, PromptIR and AM-PromptIR papers, but for the order of the files: the
+published code takes the directory's, which is not portable; here names are sorted. `clean` is ours.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from data.datasets import Sample, load_pair, make_sample
+from data.degradations import Degradation
+from data.pairing import DataSet
+
+PROTOCOLS = ("paper", "clean")
+PAPER_NOISE_SEED = 0
+
+
+def iterate_test_set(
+    data_set: DataSet, degradations: Sequence[Degradation], protocol: str, seed: int
+) -> Iterator[tuple[Degradation, Iterator[Sample]]]:
+    """The samples of a test set for each degradation of its task; consume them in order.
+
+    Protocol `paper`: centre-cropped to multiples of 16; one stream of noise runs through all
+    images (sorted by name) of the first sigma, then of the second and the third; truncated.
+    Protocol `clean`: whole images; noise is keyed by (seed, index), and rounded.
+    """
+    stream = np.random.RandomState(PAPER_NOISE_SEED)
+    for degradation in degradations:
+        yield degradation, _iterate_test_images(data_set, degradation, protocol, seed, stream)
+
+
+def _iterate_test_images(
+    data_set: DataSet,
+    degradation: Degradation,
+    protocol: str,
+    seed: int,
+    stream: np.random.RandomState,
+) -> Iterator[Sample]:
+    paper = protocol == "paper"
+    for index, pair in enumerate(data_set.pairs):
+        generator = stream if paper else np.random.default_rng((seed, index))
+        images = load_pair(pair, cropped=paper)
+        yield make_sample(images, degradation, pair, generator, rounded=not paper)
