@@ -265,15 +265,19 @@ def make_loggers(options: Namespace) -> list[Logger]:
     if options.tensorboard:
         loggers.append(TensorBoardLogger(options.ckpt_dir, name="logs", version=csv.version))
     if options.wblogger:
-        import wandb  # slow to import, and rarely asked for
-
-        offline = "WANDB_MODE" not in os.environ and not wandb.login(prompt=False, verify=False)
-        if offline:
+        if "WANDB_MODE" not in os.environ and not is_logged_in_to_wandb():
             warnings.warn("wandb: not logged in, so this run is logged offline", stacklevel=1)
-        loggers.append(
-            WandbLogger(project=options.wblogger, save_dir=options.ckpt_dir, offline=offline)
-        )
+            os.environ["WANDB_MODE"] = "offline"
+        loggers.append(WandbLogger(project=options.wblogger, save_dir=options.ckpt_dir))
     return loggers
+
+
+def is_logged_in_to_wandb() -> bool:
+    """Whether there is a key in the environment, or one that `wandb login` left in .netrc."""
+    netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    return bool(os.environ.get("WANDB_API_KEY")) or (
+        netrc.is_file() and "wandb" in netrc.read_text()
+    )
 
 
 def describe(

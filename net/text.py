@@ -10,6 +10,7 @@ never a submodule: its weights enter neither checkpoint, optimizer nor parameter
 unit length. `learned` replaces CLIP by a trainable table and has no language prior.
 """
 
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -144,8 +145,8 @@ def weigh_by_similarity(text: Tensor, table: Tensor) -> Tensor:
 
 
 def _is_torchscript(path: Path) -> bool:
-    try:
-        torch.jit.load(str(path), map_location="cpu")
-    except RuntimeError:
+    """Whether a file is an archive with code, as OpenAI's weights are, not only tensors."""
+    if not zipfile.is_zipfile(path):
         return False
-    return True
+    with zipfile.ZipFile(path) as archive:
+        return any("/code/" in name for name in archive.namelist())

@@ -152,7 +152,7 @@ def test_odd_pictures_are_restored_with_one_line(kind, message, run_script, chec
 
 
 def test_patch_larger_than_the_images_is_warned_of_once(run_script, train_flags, tmp_path):
-    flags = ["--de_type", "denoise_15", "--patch_size", 128, "--max_steps", 1]
+    flags = ["--de_type", "denoise_15", "--patch_size", 104, "--max_steps", 1, "--val_images", 0]
     result = run_script("train", *train_flags, *flags, "--ckpt_dir", tmp_path)
     assert result.code == 0, result.err
     assert result.err.count("smaller than the patch") == 1

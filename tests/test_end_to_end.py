@@ -235,7 +235,11 @@ def test_demo_leaves_out_what_it_cannot_read(run_script, checkpoint, photos, tmp
 def test_wandb_works_without_an_account(train_flags, tmp_path):
     flags = [*train_flags, "--de_type", "derain", f"--ckpt_dir={tmp_path}", "--max_steps=1"]
     environment = {"WANDB_SILENT": "true", "WANDB_DIR": str(tmp_path), "NETRC": str(tmp_path)}
-    environment |= {"WANDB_CONFIG_DIR": str(tmp_path), "WANDB_API_KEY": ""}
+    environment |= {
+        "WANDB_CONFIG_DIR": str(tmp_path),
+        "WANDB_API_KEY": "",
+        "WANDB_CACHE_DIR": str(tmp_path),
+    }
     done = run_process("train.py", *flags, "--wblogger", "trial", env=environment)
     assert done.returncode == 0, done.stderr
     assert "logged offline" in done.stderr

@@ -70,5 +70,5 @@ def test_requirements_are_what_is_imported():
     ]
     imported = set.union(*map(imported_packages, files))
     third_party = imported - set(sys.stdlib_module_names) - {*PACKAGES, "options", "scripts", ""}
-    through_lightning = {"tensorboard"}  # imported by its logger
+    through_lightning = {"tensorboard", "wandb"}  # imported by its loggers
     assert third_party == listed - through_lightning
