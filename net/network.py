@@ -24,7 +24,7 @@ from net.text import CLIP_WIDTH, TextTable
 
 CONFIGURATIONS = {
     "paper": dict(width=24, blocks=(2, 4, 4, 8), refinement_blocks=2, prompt_sizes=(64, 32, 16)),
-    "tiny": dict(width=8, blocks=(1, 1, 1, 2), refinement_blocks=1, prompt_sizes=(16, 8, 4)),
+    "tiny": dict(width=8, blocks=(1, 1, 1, 1), refinement_blocks=0, prompt_sizes=(16, 8, 4)),
 }
 
 

@@ -25,7 +25,7 @@ MADE_HERE = {"Train", "test", "ckpt", "output"}
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, default=ROOT / "quickstart", help="for everything")
-    parser.add_argument("--steps", type=int, default=700, help="of training")
+    parser.add_argument("--steps", type=int, default=1000, help="of training")
     options = parser.parse_args()
     folder = options.folder.resolve()
     clear(folder)
