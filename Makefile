@@ -4,19 +4,23 @@ RUN := $(VENV)/bin/python
 
 .PHONY: demo test lint clean
 
-demo: $(VENV)/installed  ## train a tiny network on sample photographs, test it, show the result
+demo: $(VENV)/requirements  ## train a tiny network on sample photographs, test it, show the result
 	$(RUN) -m scripts.quickstart
 
-test: $(VENV)/installed  ## the whole test suite
+test: $(VENV)/requirements-dev  ## the whole test suite
 	$(RUN) -m pytest
 
-lint: $(VENV)/installed  ## style, as pre-commit checks it
+lint: $(VENV)/requirements-dev  ## style, as pre-commit checks it
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 
-$(VENV)/installed: requirements.txt requirements-dev.txt
+$(VENV)/requirements: requirements.txt
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --requirement requirements-dev.txt
+	$(RUN) -m pip install --requirement $<
+	touch $@
+
+$(VENV)/requirements-dev: requirements-dev.txt $(VENV)/requirements
+	$(RUN) -m pip install --requirement $<
 	touch $@
 
 clean:  ## remove what `make demo` made, but not the installation

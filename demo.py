@@ -6,8 +6,10 @@ python demo.py --input rainy.png --output restored --task derain
 """
 
 import sys
+import warnings
 from argparse import Namespace
 from pathlib import Path
+from typing import NamedTuple
 
 from torch import Tensor
 from tqdm import tqdm
@@ -30,6 +32,13 @@ from utils.inference import restore
 from utils.report import COMPARISONS, write_comparison
 
 
+class Target(NamedTuple):
+    """Where the results of one picture go."""
+
+    restored: Path
+    comparison: Path
+
+
 def main() -> int:
     options = demo_options()
     device = choose_device(options.cuda)
@@ -38,6 +47,7 @@ def main() -> int:
     trained.net.to(device)
     named = name_degradation(trained, options)
     check_writable(options.output)
+    print(f"{trained.description['checkpoint']}: {trained.describe()}")
 
     failed = 0
     for source, target in tqdm(targets.items(), "restoring", unit="image"):
@@ -48,49 +58,65 @@ def main() -> int:
             failed += 1
             continue
         restored = to_pixels(restore(trained.net, to_tensor(degraded), named, options.tile))
-        write_image(target, restored)
+        write_image(target.restored, restored)
         if options.compare:
-            beside = options.output / COMPARISONS / target.relative_to(options.output)
-            captions = ("input", "restored")
-            write_comparison(beside.with_suffix(".png"), [degraded, restored], captions)
+            write_comparison(target.comparison, [degraded, restored], ("input", "restored"))
     print(f"{len(targets) - failed} of {len(targets)} pictures restored: {options.output}")
     return 2 if failed else 0
 
 
-def find_targets(source: Path, output: Path) -> dict[Path, Path]:
-    """Where the result of each picture goes: the same name, below the output folder.
+def find_targets(source: Path, output: Path) -> dict[Path, Target]:
+    """Where the results of each picture go: the same name, below the output folder.
 
     Raises:
-        UserError: no picture, or a result would overwrite an input.
+        UserError: no picture, or a result would overwrite an input or another result.
     """
     if source.is_dir():
-        sources = list_images(source, recursive=True)
-        targets = {path: output / path.relative_to(source) for path in sources}
+        names = {path: path.relative_to(source) for path in list_images(source, recursive=True)}
     elif source.is_file():
-        targets = {source: output / source.name}
+        names = {source: Path(source.name)}
     else:
         raise UserError(f"--input {source}: no such file or folder")
-    if not targets:
+    if not names:
         raise UserError(
             f"--input {source}: no pictures in this folder; expected files ending in "
             f"{' '.join(sorted(EXTENSIONS))}"
         )
-    inputs = {path.resolve() for path in targets}
-    for path in targets.values():
-        if path.resolve() in inputs:
-            raise UserError(
-                f"--output {output}: {path} is an input and would be overwritten; "
-                "choose another folder"
-            )
+    targets = {
+        path: Target(output / name, output / COMPARISONS / name.with_name(f"{name.name}.png"))
+        for path, name in names.items()
+    }
+    taken = {path.resolve() for path in targets}
+    for target in targets.values():
+        for path in target:
+            if path.resolve() in taken:
+                raise UserError(
+                    f"--output {output}: {path} is an input or another result and would be "
+                    "overwritten; choose another folder"
+                )
+            taken.add(path.resolve())
     return targets
 
 
 def name_degradation(trained: Trained, options: Namespace) -> Tensor | None:
     """What the user says is wrong, as the network takes it; None for blind."""
     if options.task:
+        if options.task not in trained.description["trained"]:
+            warnings.warn(f"--task {options.task}: not among what was trained", stacklevel=1)
         return trained.net.name_degradation(trained.degradations.index(options.task), 1)
     if options.text:
-        embedding, _ = embed([options.text], options.clip_pretrained, options.clip_quick_gelu)
+        encoder = trained.description["text_encoder"]
+        if not trained.net.text.from_clip:
+            raise UserError(
+                f"--text: this checkpoint's text table is {encoder}, which knows no words; leave "
+                "--text out, or name the degradation by --task"
+            )
+        embedding, used = embed([options.text], options.clip_pretrained, options.clip_quick_gelu)
+        if used != encoder:
+            raise UserError(
+                f"--text: the checkpoint's texts were embedded by {encoder}, not {used}; give its "
+                "weights with --clip_pretrained, or name the degradation by --task"
+            )
         table = trained.net.text()
         weights = weigh_by_similarity(embedding[0].to(table.device), table)
         said = ", ".join(

@@ -100,7 +100,7 @@ def train_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="warm-up and cosine to zero, or the released code's table by epoch",
     )
     group.add_argument(
-        "--fft_weight", type=float, default=0.01, help="weight of the loss between spectra"
+        "--fft_weight", type=weight, default=0.01, help="weight of the loss between spectra"
     )
     group.add_argument(
         "--named_probability",
@@ -213,12 +213,18 @@ def positive(text: str) -> int:
 
 def natural(text: str) -> int:
     """A whole number, 0 or above."""
-    return _number(int, text, lambda value: value >= 0, "a whole number, 0 or above")
+    expected = "a whole number, 0 or above (and below 2**63)"
+    return _number(int, text, lambda value: 0 <= value < 2**63, expected)
 
 
 def gpu_index(text: str) -> int:
     """A whole number, -1 or above."""
     return _number(int, text, lambda value: value >= CPU, "the index of a GPU, or -1 for the CPU")
+
+
+def weight(text: str) -> float:
+    """A number, 0 or above."""
+    return _number(float, text, lambda value: 0 <= value < float("inf"), "a number, 0 or above")
 
 
 def positive_float(text: str) -> float:

@@ -7,14 +7,15 @@ python test.py --protocol clean                     # not comparable with publis
 
 import sys
 from argparse import Namespace
+from pathlib import Path
 
 from torch import Tensor
 from tqdm import tqdm
 
 from data.datasets import Sample
 from data.degradations import ALL_TASKS_MODE, TASKS, Task, of_task
-from data.pairing import DataSet, check_sizes, describe_layout, find_data_sets
-from data.protocols import iterate_test_set
+from data.pairing import DataSet, Pair, check_sizes, describe_layout, find_data_sets
+from data.protocols import PAPER_NOISE_SEED, iterate_test_set
 from net.checkpoint import Trained, load_network
 from options import test_options
 from utils.devices import choose_device
@@ -31,21 +32,22 @@ def main() -> int:
     trained = load_network(options.ckpt_name)
     trained.net.to(device)
     found = find_test_sets(options)
-    check_writable(options.output_path)
+    knowledge = "named" if options.named else "blind"
+    output = options.output_path / f"{options.protocol}_{knowledge}"
+    check_writable(output)
 
     figures: list[Figure] = []
     for task, data_set in found:
-        figures += score(trained, data_set, task, options)
+        figures += score(trained, data_set, task, options, output)
 
     origin = trained.description
-    knowledge = "named" if options.named else "blind"
     write_results(
-        options.output_path,
+        output,
         figures,
         {
             "protocol": options.protocol,
             "knowledge": knowledge,
-            "seed": options.seed,
+            "seed": PAPER_NOISE_SEED if options.protocol == "paper" else options.seed,
             "device": str(device),
             "tile": "auto" if options.tile is None else options.tile,
             **origin,
@@ -53,11 +55,10 @@ def main() -> int:
     )
     row_name = f"{origin['network']} ({origin['configuration']}), {knowledge}"
     print(
-        f"\nprotocol {options.protocol}, {knowledge}, text: {origin['text_encoder']}\n"
-        f"{origin['checkpoint']} (sha256 {origin['sha256'][:12]}), {origin['steps']} steps on "
-        f"{' '.join(origin['trained'])}\n\n"
+        f"\nprotocol {options.protocol}, {knowledge}\n"
+        f"{origin['checkpoint']}: {trained.describe()}\n\n"
         f"{format_table(figures, row_name, options.protocol)}\n\n"
-        f"images, scores.csv and results.json are in {options.output_path}"
+        f"images, scores.csv and results.json are in {output}"
     )
     return 0
 
@@ -76,6 +77,7 @@ def find_test_sets(options: Namespace) -> list[tuple[Task, DataSet]]:
         data_sets = find_data_sets(folder, task, task.test_folders)
         for data_set in data_sets:
             check_sizes(data_set.pairs, smallest=SSIM_WINDOW)
+            check_names(data_set)
         if not data_sets:
             print(
                 f"{task.name} is left out, no test images in {folder}: expected "
@@ -89,13 +91,27 @@ def find_test_sets(options: Namespace) -> list[tuple[Task, DataSet]]:
     return found
 
 
-def score(trained: Trained, data_set: DataSet, task: Task, options: Namespace) -> list[Figure]:
+def check_names(data_set: DataSet) -> None:
+    """Raise `UserError` if the restored images of two pairs would have one name."""
+    seen: dict[str, Pair] = {}
+    for pair in data_set.pairs:
+        other = seen.setdefault(pair.name, pair)
+        if other is not pair:
+            raise UserError(
+                f"{data_set.name}: {pair.degraded or pair.clean} and "
+                f"{other.degraded or other.clean} have one name; rename one of them"
+            )
+
+
+def score(
+    trained: Trained, data_set: DataSet, task: Task, options: Namespace, output: Path
+) -> list[Figure]:
     """Restore one data set under each degradation of its task."""
     figures = []
     streams = iterate_test_set(data_set, of_task(task.name), options.protocol, options.seed)
     for degradation, samples in streams:
         title = f"{data_set.name} {degradation.name}"
-        folder = options.output_path / title.replace(" ", "_")
+        folder = output / title.replace(" ", "_")
         named = None
         if options.named:
             named = trained.net.name_degradation(trained.degradations.index(degradation.name), 1)

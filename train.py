@@ -30,12 +30,19 @@ from net.checkpoint import read_checkpoint
 from net.restorer import Restorer
 from net.text import embed
 from options import train_options
-from utils.callbacks import AveragedWeights, Interrupted, RunControl, RunProgress, SampleImages
+from utils.callbacks import (
+    AveragedWeights,
+    Interrupted,
+    RunControl,
+    RunProgress,
+    SampleImages,
+    WholeCheckpoints,
+)
 from utils.devices import Machine, choose_machine
 from utils.errors import UserError, run
-from utils.image_io import check_writable
+from utils.image_io import check_writable, write_whole
 
-MAY_CHANGE = ("configuration", "text_encoder", "total_steps", "steps_per_epoch")  # on --resume
+MAY_CHANGE = ("total_steps", "steps_per_epoch")  # on --resume; the second follows from others
 
 
 class Plan(NamedTuple):
@@ -64,15 +71,23 @@ def main() -> int:
         restorer, first_step = make_restorer(options, plan, training_set), 0
     if first_step >= plan.total_steps:
         print(f"{start}: already finished, step {first_step} of {plan.total_steps}")
+        if not best.exists():  # stopped during its last validation
+            write_whole(best, lambda file: file.write(start.read_bytes()))
         return 0
 
     trainer = make_trainer(options, machine, plan, last, best, bool(len(validation_set)))
+    if trainer.world_size != machine.num_processes:
+        raise UserError(
+            f"{trainer.world_size} processes were started for {machine.num_processes} devices; "
+            "start train.py with torchrun, or with srun and one task a GPU"
+        )
     loaders = make_loaders(
         training_set,
         validation_set,
         batch_size=options.batch_size,
         num_workers=options.num_workers,
         steps=range(first_step, plan.total_steps),
+        pin_memory=machine.accelerator == "cuda",
         rank=trainer.global_rank,
         num_processes=trainer.world_size,
     )
@@ -110,8 +125,7 @@ def make_restorer(
     embeddings = None
     if options.text == "clip" and not text_encoder:
         texts = [degradation.text for degradation in DEGRADATIONS]
-        embeddings, architecture = embed(texts, options.clip_pretrained, options.clip_quick_gelu)
-        text_encoder = f"CLIP {architecture} {Path(options.clip_pretrained).name}"
+        embeddings, text_encoder = embed(texts, options.clip_pretrained, options.clip_quick_gelu)
 
     torch.manual_seed(options.seed)
     restorer = Restorer(
@@ -153,6 +167,9 @@ def continue_restorer(
         UserError: the flags would not continue that run.
     """
     content = read_checkpoint(start)
+    missing = [key for key in ("optimizer_states", "loops", "global_step") if key not in content]
+    if missing:
+        raise UserError(f"--resume {start}: holds no {missing[0]}, only weights to test with")
     before = content["hyper_parameters"]
     restorer = make_restorer(options, plan, training_set, before["text_encoder"])
     check_same_run(start, before, dict(restorer.hparams))
@@ -164,7 +181,7 @@ def make_trainer(
 ) -> L.Trainer:
     """Lightning's trainer, with the callbacks that average, save, show and stop."""
     # SLURM's requeueing would start from a checkpoint that our stream of samples knows nothing of
-    in_slurm = SLURMEnvironment.detect()
+    slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
     return L.Trainer(
         accelerator=machine.accelerator,
         devices=machine.devices,
@@ -172,7 +189,7 @@ def make_trainer(
         strategy=DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
         if machine.num_processes > 1
         else "auto",
-        plugins=[SLURMEnvironment(auto_requeue=False)] if in_slurm else None,
+        plugins=[*slurm, WholeCheckpoints()],
         precision=machine.precision,
         max_epochs=1,  # one long epoch: the stream runs through the published ones
         max_steps=plan.total_steps,
@@ -203,22 +220,22 @@ def make_trainer(
 
 def find_start(options: Namespace, last: Path, best: Path) -> Path | None:
     """The checkpoint to go on from, or None for a new run."""
-    if options.resume is None:
-        for path in (last, best):
-            if path.exists():
-                raise UserError(
-                    f"{path}: a run is already there; give --resume to go on with it, or another "
-                    "--ckpt_dir for a new one"
-                )
-        return None
-    if options.resume != "auto":
-        return Path(options.resume)
-    return last if last.exists() else None
+    there = [path for path in (last, best) if path.exists()]
+    if options.resume == "auto":
+        return there[0] if there else None
+    start = Path(options.resume) if options.resume else None
+    if there and (start is None or start.resolve().parent != options.ckpt_dir.resolve()):
+        raise UserError(
+            f"{there[0]}: a run is already there; give --resume to go on with it, or another "
+            "--ckpt_dir for a new one"
+        )
+    return start
 
 
 def find_pairs(options: Namespace) -> tuple[dict[str, list[Pair]], dict[str, list[Pair]]]:
     """Training and held-out pairs of each degradation to train."""
     training, validation = {}, {}
+    small, num_images = [], 0
     wanted = [entry for entry in DEGRADATIONS if entry.name in options.de_type]
     for task in TASKS:
         entries = [entry for entry in wanted if entry.task == task.name]
@@ -234,10 +251,17 @@ def find_pairs(options: Namespace) -> tuple[dict[str, list[Pair]], dict[str, lis
         pairs = [pair for data_set in data_sets for pair in data_set.pairs]
         if options.data_file_dir:
             pairs = read_list(options.data_file_dir / task.list_file, pairs)
-        check_sizes(pairs, options.patch_size)
+        small += check_sizes(pairs, options.patch_size)
+        num_images += len(pairs)
         kept, held_out = split(pairs, options.val_images)
         for entry in entries:
             training[entry.name], validation[entry.name] = kept, held_out
+    if small:
+        warnings.warn(
+            f"{len(small)} of {num_images} images are smaller than the patch of "
+            f"{options.patch_size} pixels and are padded by reflection (first: {small[0]})",
+            stacklevel=1,
+        )
     return training, validation
 
 
@@ -306,7 +330,9 @@ def describe(
 
 
 def quieten_libraries() -> None:
-    """Keep from the user what only concerns Lightning."""
+    """Keep from the user what only concerns Lightning, and what another process has said."""
+    if any(os.environ.get(name, "0") != "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID")):
+        warnings.simplefilter("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for message in (
         ".*does not have many workers.*",
@@ -316,6 +342,10 @@ def quieten_libraries() -> None:
         ".*Consider setting `persistent_workers.*",
         ".*isinstance.treespec.*",
         ".*have no `val_dataloader`.*",
+        ".*broadcast_buffers.*",
+        ".*Grad strides do not match bucket view strides.*",
+        ".*recommended to use `self.log.*sync_dist.*",
+        ".*all_gather.*",
     ):
         warnings.filterwarnings("ignore", message)
 

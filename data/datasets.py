@@ -110,7 +110,8 @@ class TrainingStream(Sampler[int]):
     """Positions in a `TrainingSet`, for one process, from a step to the end of the run.
 
     A step takes batch_size * num_processes consecutive positions. The length is that of the whole
-    run, whatever the first step: the trainer counts the steps done before it.
+    run, whatever the first step (the trainer counts those done before it), and one step more: the
+    run ends by its number of steps, and no batch is noted as the last, so it can be extended.
     """
 
     def __init__(self, steps: range, batch_size: int, rank: int, num_processes: int) -> None:
@@ -120,7 +121,7 @@ class TrainingStream(Sampler[int]):
         self.num_processes = num_processes
 
     def __len__(self) -> int:
-        return self.steps.stop * self.batch_size
+        return (self.steps.stop + 1) * self.batch_size
 
     def __iter__(self) -> Iterator[int]:
         for step in self.steps:

@@ -4,7 +4,6 @@ import atexit
 import multiprocessing
 import signal
 
-import torch
 from torch.utils.data import DataLoader, Subset
 
 from data.datasets import TrainingSet, TrainingStream, ValidationSet
@@ -16,6 +15,7 @@ def make_loaders(
     *,
     batch_size: int,
     num_workers: int,
+    pin_memory: bool,
     steps: range,
     rank: int,
     num_processes: int,
@@ -27,7 +27,7 @@ def make_loaders(
     """
     shared = dict(
         num_workers=num_workers,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=pin_memory,
         worker_init_fn=leave_signals_to_parent,
     )
     stream = TrainingStream(steps, batch_size, rank, num_processes)
@@ -36,7 +36,7 @@ def make_loaders(
     )
     if not len(validation_set):
         return training_loader, None
-    # every process gets at least one image; sums and counts are gathered, so a repeat is harmless
+    # every process needs an image; with fewer images than processes some count more than once
     share = range(rank, max(len(validation_set), num_processes), num_processes)
     share = Subset(validation_set, [index % len(validation_set) for index in share])
     return training_loader, DataLoader(share, batch_size=1, **shared)

@@ -4,18 +4,15 @@ Folders and names are matched whole, by the tables below; no text is replaced in
 """
 
 import re
-import warnings
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image
-
 from data.degradations import Task
 from data.transforms import PROTOCOL_MULTIPLE
 from utils.errors import UserError
-from utils.image_io import EXTENSIONS, list_images
+from utils.image_io import EXTENSIONS, list_images, read_size
 
 # (degraded, clean) folders beside each other, tried in this order, in any letter case
 FOLDER_PAIRS = (
@@ -81,15 +78,21 @@ def describe_layout(task: Task) -> str:
     return f"a folder of degraded and one of clean images beside each other ({pairs})"
 
 
-def check_sizes(pairs: Sequence[Pair], patch_size: int = 0, smallest: int = 1) -> None:
-    """Read the headers of all images; warn once of images smaller than the patch.
+def check_sizes(pairs: Sequence[Pair], patch_size: int = 0, smallest: int = 1) -> list[str]:
+    """Read the headers of all images; returns the names of those smaller than the patch.
 
     Raises:
         UserError: a file is not an image, the two images of a pair differ in size, or a side has
             fewer than `smallest` pixels.
     """
+
+    def read_sizes(pair: Pair) -> tuple[tuple[int, int], tuple[int, int]]:
+        clean = read_size(pair.clean)
+        return (clean if pair.degraded is None else read_size(pair.degraded)), clean
+
     with ThreadPoolExecutor(8) as pool:
-        sizes = list(pool.map(_sizes, pairs))
+        sizes = list(pool.map(read_sizes, pairs))
+    small = []
     for pair, (degraded, clean) in zip(pairs, sizes, strict=True):
         if degraded != clean:
             raise UserError(
@@ -101,17 +104,9 @@ def check_sizes(pairs: Sequence[Pair], patch_size: int = 0, smallest: int = 1) -
                 f"{pair.clean}: {clean[0]} x {clean[1]} pixels; scoring needs {smallest} a side, "
                 "remove it from the test set"
             )
-    small = [
-        pair.name
-        for pair, (_, size) in zip(pairs, sizes, strict=True)
-        if min(_cropped(side) for side in size) < patch_size
-    ]
-    if small:
-        warnings.warn(
-            f"{len(small)} of {len(pairs)} images are smaller than the patch of {patch_size} "
-            f"pixels and are padded by reflection (first: {small[0]})",
-            stacklevel=2,
-        )
+        if min(side - side % PROTOCOL_MULTIPLE or side for side in clean) < patch_size:
+            small.append(pair.name)
+    return small
 
 
 def read_list(file: Path, pairs: list[Pair]) -> list[Pair]:
@@ -124,7 +119,7 @@ def read_list(file: Path, pairs: list[Pair]) -> list[Pair]:
         raise UserError(f"{file}: no such list; drop --data_file_dir to use every image")
     by_name = {(pair.degraded or pair.clean).name: pair for pair in pairs}
     chosen, missing = [], []
-    for line in file.read_text().split("\n"):
+    for line in file.read_text(errors="replace").splitlines():
         name = line.strip().rsplit("/", 1)[-1]
         if not name:
             continue
@@ -135,6 +130,8 @@ def read_list(file: Path, pairs: list[Pair]) -> list[Pair]:
             f"{file}: names {len(missing)} images that are not in the data folder "
             f"({_first_few(missing)}); add them, or drop --data_file_dir to use every image"
         )
+    if not chosen:
+        raise UserError(f"{file}: names no image; drop --data_file_dir to use every image")
     return chosen
 
 
@@ -152,13 +149,16 @@ def _find_pairs(folder: Path, top: Path, task: Task, depth: int) -> Iterable[Dat
             inputs = list_images(subfolders[degraded], recursive=True)
             targets = list_images(subfolders[clean], recursive=True)
             if inputs:
-                yield DataSet(_name(folder, top), _match(inputs, targets, task, folder))
+                yield DataSet(
+                    _name(folder, top),
+                    _match(inputs, targets, task, subfolders[degraded], subfolders[clean]),
+                )
             return
     images = list_images(folder)
     inputs = [path for path in images if re.fullmatch(FLAT_DEGRADED[task.name], path.stem)]
     if inputs:
         targets = sorted(set(images) - set(inputs))
-        yield DataSet(_name(folder, top), _match(inputs, targets, task, folder))
+        yield DataSet(_name(folder, top), _match(inputs, targets, task, folder, folder))
         return
     yield from _descend(_find_pairs, folder, top, task, depth)
 
@@ -169,7 +169,9 @@ def _descend(find, folder: Path, top: Path, task: Task, depth: int) -> Iterable[
             yield from find(subfolder, top, task, depth - 1)
 
 
-def _match(inputs: list[Path], targets: list[Path], task: Task, folder: Path) -> list[Pair]:
+def _match(
+    inputs: list[Path], targets: list[Path], task: Task, degraded_top: Path, clean_top: Path
+) -> list[Pair]:
     by_stem: dict[str, list[Path]] = {}
     for path in targets:
         by_stem.setdefault(path.stem, []).append(path)
@@ -180,34 +182,26 @@ def _match(inputs: list[Path], targets: list[Path], task: Task, folder: Path) ->
             for pattern, replacement in NAME_RULES[task.name]
             if re.fullmatch(pattern, path.stem)
         ]
-        found = next((by_stem[stem] for stem in stems if stem in by_stem), None)
-        if found is None:
+        found = next((by_stem[stem] for stem in stems if stem in by_stem), [])
+        if len(found) > 1:  # the one in the same subfolder, or of the same kind
+            beside = clean_top / path.parent.relative_to(degraded_top)
+            found = [target for target in found if target.parent == beside] or found
+            found = [target for target in found if target.suffix == path.suffix] or found
+        if not found:
             missing.append(path.name)
-            continue
-        same_kind = [target for target in found if target.suffix == path.suffix]
-        pairs.append(Pair(path, (same_kind or found)[0]))
+        elif len(found) > 1 and found[0].parent != found[1].parent:
+            raise UserError(
+                f"{path}: both {found[0]} and {found[1]} could be its clean partner; "
+                "keep the one that is"
+            )
+        else:
+            pairs.append(Pair(path, found[0]))
     if missing:
         raise UserError(
-            f"{folder}: {len(missing)} of {len(inputs)} degraded images have no clean partner "
-            f"({_first_few(missing)}); add the partners or remove the images"
+            f"{degraded_top}: {len(missing)} of {len(inputs)} degraded images have no clean "
+            f"partner ({_first_few(missing)}); add the partners or remove the images"
         )
     return pairs
-
-
-def _sizes(pair: Pair) -> tuple[tuple[int, int], tuple[int, int]]:
-    """(width, height) of the degraded and of the clean image, from their headers."""
-    sizes = []
-    for path in (pair.degraded or pair.clean, pair.clean):
-        try:
-            with Image.open(path) as image:
-                sizes.append(image.size)
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read as an image; replace or remove it") from error
-    return tuple(sizes)
-
-
-def _cropped(side: int) -> int:
-    return side - side % PROTOCOL_MULTIPLE or side
 
 
 def _subfolders(folder: Path) -> list[Path]:

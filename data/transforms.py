@@ -15,7 +15,7 @@ def crop_to_multiple(image: np.ndarray, multiple: int = PROTOCOL_MULTIPLE) -> np
 def pad_to_size(image: np.ndarray, size: int) -> np.ndarray:
     """Reflect at the bottom and right until both sides are at least `size`."""
     short = [max(0, size - side) for side in image.shape[:2]]
-    return np.pad(image, ((0, short[0]), (0, short[1]), (0, 0)), mode="symmetric")
+    return np.pad(image, ((0, short[0]), (0, short[1]), (0, 0)), mode="reflect")
 
 
 def crop_patch(

@@ -17,6 +17,7 @@ from utils.errors import UserError
 
 FOLDER = Path("ckpt")
 PREFIX = "net."
+DESCRIBED = ("network", "configuration", "network_arguments", "text_encoder", "trained")
 
 
 class Trained(NamedTuple):
@@ -29,6 +30,14 @@ class Trained(NamedTuple):
     net: nn.Module
     degradations: list[str]
     description: dict[str, Any]
+
+    def describe(self) -> str:
+        """Network, text table, length and subject of the training, in one line."""
+        return (
+            "{network} ({configuration}), text: {text_encoder}, sha256 {sha256:.12}, "
+            "{steps} steps on ".format_map(self.description)
+            + " ".join(self.description["trained"])
+        )
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -48,12 +57,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"{path}: refused, it is damaged or holds code besides weights; "
             "use a checkpoint that this project saved"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
+    except Exception as error:  # whatever reading arbitrary bytes as an archive may raise
         raise UserError(
             f"{path}: cannot be read, it is damaged or cut short; copy or download it again"
         ) from error
-    arguments = content.get("hyper_parameters", {}) if isinstance(content, dict) else {}
-    if "network" not in arguments or "state_dict" not in content:
+    arguments = content.get("hyper_parameters") if isinstance(content, dict) else None
+    if not isinstance(arguments, dict) or "network" not in arguments:
         raise UserError(f"{path}: not a checkpoint of this project (it names no network)")
     if arguments["network"] not in NETWORKS:
         raise UserError(
@@ -75,27 +84,22 @@ def load_network(name: Path) -> Trained:
     path = name if name.exists() else FOLDER / name
     content = read_checkpoint(path)
     arguments = content["hyper_parameters"]
-    weights = {
-        name.removeprefix(PREFIX): value
-        for name, value in content["state_dict"].items()
-        if name.startswith(PREFIX)
-    }
     try:
         net = NETWORKS[arguments["network"]](**arguments["network_arguments"])
-        net.load_state_dict(weights)
-    except (RuntimeError, TypeError, KeyError) as error:
+        weights = content["state_dict"].items()
+        net.load_state_dict(
+            {name.removeprefix(PREFIX): value for name, value in weights if name.startswith(PREFIX)}
+        )
+        description = {
+            "checkpoint": str(path),
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "steps": content["global_step"],
+            "parameters": sum(parameter.numel() for parameter in net.parameters()),
+            **{key: arguments[key] for key in DESCRIBED},
+        }
+    except Exception as error:  # a file from elsewhere may hold anything
         raise UserError(
             f"{path}: its weights do not fit the network {arguments['network']!r} "
             "that it describes; use a checkpoint of this version"
         ) from error
-    description = {
-        "checkpoint": str(path),
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        "steps": content["global_step"],
-        "parameters": sum(parameter.numel() for parameter in net.parameters()),
-        **{
-            key: arguments[key]
-            for key in ("network", "configuration", "network_arguments", "text_encoder", "trained")
-        },
-    }
     return Trained(net.eval(), list(arguments["degradations"]), description)

@@ -58,6 +58,8 @@ class AMPromptIR(nn.Module):
         text_width: int = CLIP_WIDTH,
     ) -> None:
         super().__init__()
+        if width < 8 or width % 2:
+            raise ValueError(f"width {width}: expected an even number, 8 or above")
         self.num_degradations = num_degradations
         # measured on the CPU in float32: 272 (paper) and 279 (tiny) bytes a pixel and unit of width
         self.inference_bytes_per_pixel = 300 * width

@@ -19,6 +19,7 @@ from utils.metrics import psnr
 from utils.schedules import rate_factor
 
 WEIGHT_DECAY = 1e-2
+VALIDATION_TILE = 512  # pixels; fixed, so that the figure does not depend on free memory
 
 
 class Restorer(L.LightningModule):
@@ -74,7 +75,7 @@ class Restorer(L.LightningModule):
 
     def validation_step(self, batch: Any, batch_index: int) -> Tensor:
         """Blind restoration of one image; returns it, (3, H, W)."""
-        restored = restore(self.net, batch.degraded[0], tile=None)
+        restored = restore(self.net, batch.degraded[0], tile=VALIDATION_TILE)
         row = self._row[batch.task[0]]
         self._psnr[0, row] += psnr(restored, batch.clean[0])
         self._psnr[1, row] += 1
@@ -114,7 +115,7 @@ class Restorer(L.LightningModule):
         """
         generator = np.random.default_rng((self.hparams.seed, self.global_step))
         coins = generator.random((self.trainer.world_size, len(tasks)))[self.global_rank]
-        rows = torch.tensor([self._row[task] for task in tasks], device=self.device)
-        named = torch.from_numpy(coins < self.hparams.named_probability).to(self.device)
-        one_hot = torch.nn.functional.one_hot(rows, len(self._row)).float()
-        return one_hot * named[:, None]
+        named = torch.zeros(len(tasks), len(self._row))
+        for sample, (task, coin) in enumerate(zip(tasks, coins, strict=True)):
+            named[sample, self._row[task]] = float(coin < self.hparams.named_probability)
+        return named.to(self.device)

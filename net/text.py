@@ -35,9 +35,9 @@ class TextTable(nn.Module):
         super().__init__()
         if source not in TEXT_SOURCES:
             raise ValueError(f"text {source!r}: expected one of {', '.join(TEXT_SOURCES)}")
-        self.source = source
-        self.filled = source == "learned"
-        if self.filled:
+        self.from_clip = source == "clip"
+        self.filled = not self.from_clip
+        if not self.from_clip:
             rows = nn.init.orthogonal_(torch.empty(num_degradations, width))
             self.embeddings = nn.Parameter(rows)
         else:
@@ -46,10 +46,10 @@ class TextTable(nn.Module):
 
     def fill(self, embeddings: Tensor) -> None:
         """Store the CLIP embeddings (K, E), any length; rows are scaled to unit length."""
-        if self.source != "clip" or embeddings.shape != self.embeddings.shape:
+        if not self.from_clip or embeddings.shape != self.embeddings.shape:
             raise ValueError(
-                f"embeddings {tuple(embeddings.shape)} for a text table of {self.source!r}: "
-                f"expected {tuple(self.embeddings.shape)} and 'clip'"
+                f"embeddings {tuple(embeddings.shape)}: expected {tuple(self.embeddings.shape)} "
+                "and a table built with text='clip'"
             )
         self.embeddings.copy_(nn.functional.normalize(embeddings, dim=1))
         self.filled = True
@@ -68,25 +68,25 @@ class TextTable(nn.Module):
 
 
 def embed(
-    descriptions: Sequence[str], pretrained: str, quick_gelu: bool | None = None
+    texts: Sequence[str], pretrained: str, quick_gelu: bool | None = None
 ) -> tuple[Tensor, str]:
     """Embed texts by the frozen CLIP text encoder.
 
     Args:
-        descriptions: K texts.
+        texts: K of them.
         pretrained: an open_clip tag of ViT-B-32, or the path of a local weights file.
         quick_gelu: whether the weights were trained with QuickGELU; None decides by the tag, and
             for a file by its kind (OpenAI's TorchScript archive) or a tag named in its path.
 
     Returns:
-        (K, 512) float32 on the CPU, not normalised; and the name of the architecture used.
+        (K, 512) float32 on the CPU, not normalised; and the encoder's name, as checkpoints have it.
 
     Raises:
         UserError: open_clip or the weights cannot be had.
     """
     remedies = (
         "give --clip_pretrained the path of a ViT-B-32 weights file that you have, "
-        "or train with --text learned (no language prior)"
+        "or do without CLIP (train.py --text learned; demo.py without --text)"
     )
     try:
         import open_clip
@@ -104,7 +104,7 @@ def embed(
         is_archive = _is_torchscript(path)
         if quick_gelu is None:
             named = [tags[tag] for tag in sorted(tags, key=len) if tag in path.as_posix().lower()]
-            quick_gelu = is_archive or (bool(named) and named[-1])
+            quick_gelu = bool(named) and named[-1]
     elif pretrained not in tags:
         raise UserError(
             f"--clip_pretrained {pretrained}: neither a file nor one of {', '.join(sorted(tags))}; "
@@ -113,6 +113,8 @@ def embed(
     elif quick_gelu is None:
         quick_gelu = tags[pretrained]
 
+    if path.is_file() and is_archive:
+        quick_gelu = True  # written into its code
     architecture = CLIP_ARCHITECTURE + ("-quickgelu" if quick_gelu else "")
     try:
         if path.is_file() and is_archive:
@@ -131,8 +133,8 @@ def embed(
 
     model.eval()
     with torch.no_grad():
-        embeddings = model.encode_text(open_clip.get_tokenizer(CLIP_ARCHITECTURE)(descriptions))
-    return embeddings.float(), architecture
+        embeddings = model.encode_text(open_clip.get_tokenizer(CLIP_ARCHITECTURE)(texts))
+    return embeddings.float(), f"CLIP {architecture} {path.name}"
 
 
 def weigh_by_similarity(text: Tensor, table: Tensor) -> Tensor:

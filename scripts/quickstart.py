@@ -15,20 +15,21 @@ from pathlib import Path
 from data.degradations import TASKS
 from data.samples import build_samples
 from utils.errors import UserError, run
+from utils.image_io import write_whole
 
 ROOT = Path(__file__).parent.parent
 SIZE = ("--configuration", "tiny", "--text", "learned", "--patch_size", "48", "--batch_size", "4")
 RECIPE = (*SIZE, "--lr", "1e-3", "--val_images", "0", "--num_workers", "2")
-MADE_HERE = {"Train", "test", "ckpt", "output"}
+MARKER = ".made_by_quickstart"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, default=ROOT / "quickstart", help="for everything")
-    parser.add_argument("--steps", type=int, default=1000, help="of training")
+    parser.add_argument("--steps", type=int, default=1200, help="of training")
     options = parser.parse_args()
     folder = options.folder.resolve()
-    clear(folder)
+    make_empty(folder)
 
     print("1. sample set: scikit-image's photographs with noise, rain and haze", flush=True)
     build_samples(folder)
@@ -45,20 +46,22 @@ def main() -> int:
     call("test.py", "--mode=3", "--compare", checkpoint, f"--output_path={output}", *test)
 
     print("\ncomparison pictures (degraded | restored | clean):")
-    for picture in sorted(output.glob("*/compare/*.png")):
+    for picture in sorted(output.glob("*/*/compare/*.png")):
         print(f"  {picture}")
-    return judge(output / "results.json")
+    return judge(output / "paper_blind" / "results.json")
 
 
-def clear(folder: Path) -> None:
-    """Remove what an earlier run made, and nothing else."""
-    if not folder.exists():
-        return
-    others = [path.name for path in folder.iterdir() if path.name not in MADE_HERE]
-    if others:
-        raise UserError(f"--folder {folder}: holds {others[0]}; choose a new or empty folder")
-    for name in MADE_HERE:
-        shutil.rmtree(folder / name, ignore_errors=True)
+def make_empty(folder: Path) -> None:
+    """An empty folder; what is in the way is removed only if an earlier run made it.
+
+    Raises:
+        UserError: the folder is a file, or holds something else.
+    """
+    if (folder / MARKER).exists():
+        shutil.rmtree(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"--folder {folder}: is there already; choose a new or empty folder")
+    write_whole(folder / MARKER, lambda file: None)
 
 
 def call(script: str, *arguments: str) -> None:

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import open_clip
 import pytest
 import skimage.data
+import torch
 
 from data.samples import add_haze, add_rain, make_depth
 from utils.image_io import write_image
@@ -69,6 +71,21 @@ def golden():
     if not folder.is_dir():
         pytest.skip(f"no golden files at {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def clip_model():
+    """An open_clip model of random weights; none can be downloaded."""
+    torch.manual_seed(0)
+    return open_clip.create_model("ViT-B-32", force_quick_gelu=True).eval()
+
+
+@pytest.fixture(scope="session")
+def clip_file(clip_model, tmp_path_factory) -> Path:
+    """Its weights in a file."""
+    path = tmp_path_factory.mktemp("clip") / "weights.pt"
+    torch.save(clip_model.state_dict(), path)
+    return path
 
 
 @pytest.fixture(scope="session")

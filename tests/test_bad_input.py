@@ -3,6 +3,8 @@
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -64,6 +66,9 @@ def changed(checkpoint, path, **hyper_parameters):
         ("train", ["--batch_size", "0"], "above 0"),
         ("train", ["--lr", "fast"], "fast"),
         ("train", ["--named_probability", "2"], "from 0 to 1"),
+        ("train", ["--seed", "99999999999999999999"], "below 2**63"),
+        ("train", ["--fft_weight", "nan"], "0 or above"),
+        ("train", ["--num_nodes", "2", "--derain_dir", "x"], "torchrun or srun"),
         ("train", ["--cuda", "0", "--num_gpus", "1"], "one of them"),
         ("train", ["--no_such_flag"], "no_such_flag"),
         ("test", ["--cuda=-2"], "-1 for the CPU"),
@@ -169,7 +174,9 @@ class Malicious:
 def test_bad_checkpoints(fails, checkpoint, test_flags, tmp_path):
     whole = checkpoint.read_bytes()
     (tmp_path / "cut.ckpt").write_bytes(whole[: len(whole) // 2])
-    (tmp_path / "text.ckpt").write_text("no checkpoint")
+    (tmp_path / "text.ckpt").write_text("hello world")
+    (tmp_path / "bytes.ckpt").write_bytes(np.random.default_rng(0).bytes(1000))
+    changed(checkpoint, tmp_path / "words.ckpt", network_arguments={"text": "bert"})
     torch.save({"weights": torch.zeros(2)}, tmp_path / "foreign.ckpt")
     changed(checkpoint, tmp_path / "other.ckpt", network="resnet")
     wider = {"width": 16, "text": "learned"}
@@ -183,6 +190,8 @@ def test_bad_checkpoints(fails, checkpoint, test_flags, tmp_path):
         "missing": "no such checkpoint",
         "cut": "cut short",
         "text": "damaged",
+        "bytes": "damaged",
+        "words": "do not fit",
         "foreign": "names no network",
         "other": "made for the network 'resnet'",
         "unfit": "do not fit",
@@ -225,6 +234,11 @@ def test_demo_never_overwrites_an_input(fails, checkpoint, photos, tmp_path):
         assert "would be overwritten" in fails("demo", "--input", source, *flags)
     assert (tmp_path / "in.png").read_bytes() == before
     assert "no such file" in fails("demo", "--input", tmp_path / "none.png", *flags)
+    (tmp_path / "compare").mkdir()
+    for name in ("in.png", "in.png.png"):  # the second is where the first one's comparison goes
+        write_image(tmp_path / "compare" / name, photos[0])
+    message = fails("demo", "--input", tmp_path / "compare", *flags)
+    assert "compare/in.png.png is an input" in message
     (tmp_path / "empty").mkdir()
     assert "no pictures" in fails("demo", "--input", tmp_path / "empty", *flags)
 
@@ -251,6 +265,8 @@ def test_a_run_is_never_overwritten_or_mixed(fails, run_script, train_flags, tmp
     assert "trained ['derain'], this one ['dehaze']" in message
     message = fails("train", *flags, "--resume", tmp_path / "none.ckpt")
     assert "no such checkpoint" in message
+    message = fails("train", *flags, "--resume", tmp_path / "elsewhere" / "last.ckpt")
+    assert "a run is already there" in message
     assert (tmp_path / "last.ckpt").read_bytes() == before
 
 
@@ -258,6 +274,28 @@ def test_clip_that_cannot_be_had(fails, train_flags, tmp_path):
     flags = [*train_flags, "--text", "clip", "--clip_pretrained", tmp_path / "none.pt"]
     message = fails("train", *flags, "--ckpt_dir", tmp_path / "run")
     assert "--text learned" in message
+
+
+def test_words_need_a_table_from_clip(fails, checkpoint, photos, tmp_path):
+    write_image(tmp_path / "in.png", photos[0])
+    flags = ["--input", tmp_path / "in.png", "--output", tmp_path / "out", "--cuda=-1"]
+    message = fails("demo", *flags, "--ckpt_name", checkpoint, "--text", "remove the rain")
+    assert "text table is learned" in message
+
+
+def test_weights_alone_cannot_be_resumed(fails, checkpoint, train_flags, tmp_path):
+    flags = [*train_flags, "--ckpt_dir", tmp_path / "run", "--resume", checkpoint]
+    assert "only weights to test with" in fails("train", *flags)
+
+
+def test_quickstart_removes_only_what_it_made(tmp_path):
+    (tmp_path / "Train").mkdir()
+    (tmp_path / "Train" / "mine.png").touch()
+    command = [sys.executable, "-m", "scripts.quickstart", "--folder", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "choose a new or empty folder" in done.stderr
+    assert (tmp_path / "Train" / "mine.png").exists()
 
 
 def test_scripts_explain_themselves(run_script):

@@ -16,9 +16,10 @@ from data.datasets import (
 from data.degradations import DEGRADATION_NAMES, TASKS, of_task
 from data.pairing import DataSet, Pair, check_sizes, find_data_sets, read_list
 from data.protocols import iterate_test_set
+from data.samples import build_samples
 from data.transforms import add_noise, augment, crop_patch, crop_to_multiple, pad_to_size
 from utils.errors import UserError
-from utils.image_io import list_images, to_pixels, write_image
+from utils.image_io import list_images, read_image, to_pixels, write_image
 
 DENOISE, DERAIN, DEHAZE = TASKS
 GREY = np.full((8, 8, 3), 128, dtype=np.uint8)
@@ -74,6 +75,37 @@ def test_pair_without_partner_is_named(tmp_path):
         find_data_sets(tmp_path, DERAIN)
 
 
+def test_nested_partner_is_the_one_in_the_same_subfolder(tmp_path):
+    for name in ("input/a/1.png", "input/b/1.png", "target/a/1.png", "target/b/1.png"):
+        write_image(tmp_path / name, GREY)
+    (data_set,) = find_data_sets(tmp_path, DERAIN)
+    assert [pair.clean.parent.name for pair in data_set.pairs] == ["a", "b"]
+    write_image(tmp_path / "input" / "c" / "1.png", GREY)
+    with pytest.raises(UserError, match="could be its clean partner"):
+        find_data_sets(tmp_path, DERAIN)
+
+
+def test_sample_set_is_disjoint_and_damaged_as_it_says(tmp_path):
+    build_samples(tmp_path)
+    for task in TASKS:
+        training, testing = (
+            [pair for data_set in find_data_sets(folder, task) for pair in data_set.pairs]
+            for folder in (
+                tmp_path / "Train" / task.train_folders[0],
+                tmp_path / "test" / task.test_folders[0],
+            )
+        )
+        assert len(testing) == 2 and len(training) >= 4
+        images = [
+            {read_image(pair.clean).tobytes() for pair in part} for part in (training, testing)
+        ]
+        assert not images[0] & images[1]
+        for pair in [*testing, *training] if task is not DENOISE else []:
+            error = read_image(pair.degraded).astype(float) - read_image(pair.clean)
+            assert 8 < 10 * np.log10(255**2 / (error**2).mean()) < 24
+            assert error.mean() > 0  # rain and haze are bright
+
+
 def test_published_lists(tmp_path):
     for name in ("117025.jpg", "00001.png", "00002.png"):
         write_image(tmp_path / "Denoise" / name, GREY)
@@ -85,6 +117,9 @@ def test_published_lists(tmp_path):
     file.write_text("Denoise/00001.png\nmissing.png")
     with pytest.raises(UserError, match=r"1 images .*missing\.png"):
         read_list(file, data_set.pairs)
+    file.write_bytes(b"\n\n")
+    with pytest.raises(UserError, match="names no image"):
+        read_list(file, data_set.pairs)
 
 
 def test_sizes_of_a_pair_must_agree(tmp_path):
@@ -94,18 +129,20 @@ def test_sizes_of_a_pair_must_agree(tmp_path):
         check_sizes([Pair(tmp_path / "a.png", tmp_path / "b.png")])
 
 
-def test_small_images_are_warned_of_once_and_padded(tmp_path, recwarn):
+def test_small_images_are_found_and_padded(tmp_path):
     pairs = []
     for index in range(3):
         write_image(tmp_path / f"{index}.png", GREY)
         pairs.append(Pair(None, tmp_path / f"{index}.png"))
-    check_sizes(pairs, patch_size=24)
-    assert [str(entry.message)[:11] for entry in recwarn] == ["3 of 3 imag"]
+    assert check_sizes(pairs, patch_size=24) == ["0", "1", "2"]
+    assert check_sizes(pairs, patch_size=8) == []
+    with pytest.raises(UserError, match="scoring needs 9"):
+        check_sizes(pairs, smallest=9)
     sample = TrainingSet({"denoise_15": pairs}, 24, seed=0)[0]
     assert sample.degraded.shape == (3, 24, 24)
-    ramp = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
-    assert pad_to_size(ramp, 5).shape == (5, 5, 3)
-    assert np.array_equal(pad_to_size(ramp, 4)[:2, 2:], ramp[:, ::-1])
+    ramp = np.arange(27, dtype=np.uint8).reshape(3, 3, 3)
+    assert pad_to_size(ramp, 9).shape == (9, 9, 3)
+    assert np.array_equal(pad_to_size(ramp, 5)[:3, 3:], ramp[:, 1::-1])
 
 
 @pytest.fixture

@@ -75,7 +75,7 @@ def test_checkpoint_says_what_it_is(checkpoint):
     assert description["text_encoder"] == "learned"
     assert description["trained"] == degradations
     content = read_checkpoint(checkpoint)
-    assert not any("clip" in name for name in content["state_dict"])
+    assert "net.text.embeddings" in content["state_dict"]
 
 
 def test_averaged_weights_are_saved_beside_the_current_ones(trained):
@@ -138,6 +138,53 @@ def test_two_processes_train_as_one(train_flags, tmp_path):
     assert float(figures[0]) == pytest.approx(float(figures[1]), abs=0.01)
 
 
+def test_finished_run_can_be_extended(run_script, train_flags, tmp_path):
+    flags = [*train_flags, "--de_type", "derain", f"--ckpt_dir={tmp_path}"]
+    assert run_script("train", *flags, "--max_steps", 2).code == 0
+    assert "trained 4 of 4" in run_script("train", *flags, "--max_steps", 4, "--resume").out
+    assert read_checkpoint(tmp_path / "last.ckpt")["global_step"] == 4
+
+
+def test_fewer_validation_images_than_processes(train_flags, tmp_path):
+    flags = [*train_flags, "--de_type", "derain", "--val_images=1", "--max_steps=1"]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    done = run_process(
+        *launcher, "train.py", *flags, f"--ckpt_dir={tmp_path}", env={"OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr
+    assert "step 1: validation PSNR" in done.stdout + done.stderr
+    assert (tmp_path / "best.ckpt").exists()
+
+
+def test_clip_trains_tests_and_reads_words(
+    run_script, fails, train_flags, clip_file, photos, tmp_path
+):
+    """CLIP fills the table once: no weight of its own is trained or saved, and none is needed."""
+    clip = ["--clip_pretrained", clip_file]
+    flags = [*train_flags, "--text", "clip", "--de_type", "derain", f"--ckpt_dir={tmp_path}"]
+    assert run_script("train", *flags, *clip, "--max_steps", 1).code == 0
+    content = read_checkpoint(tmp_path / "last.ckpt")
+    net, _, description = load_network(tmp_path / "best.ckpt")
+    assert description["text_encoder"] == "CLIP ViT-B-32 weights.pt"
+    assert len(content["state_dict"]) == len(net.state_dict())
+    trained = content["optimizer_states"][0]["state"]
+    assert len(trained) == len(list(net.parameters()))
+    table = net.text()
+    assert torch.allclose(table.norm(dim=1), torch.ones(5), atol=1e-5)
+
+    gone = ["--clip_pretrained", tmp_path / "gone.pt"]
+    assert run_script("train", *flags, *gone, "--max_steps", 2, "--resume").code == 0
+    assert torch.equal(load_network(tmp_path / "last.ckpt").net.text(), table)
+
+    write_image(tmp_path / "in.png", photos[0])
+    flags = ["--input", tmp_path / "in.png", "--output", tmp_path / "out", "--cuda=-1"]
+    flags += ["--ckpt_name", tmp_path / "last.ckpt", "--text", "remove the rain"]
+    result = run_script("demo", *flags, *clip)
+    assert result.code == 0 and "understood as: denoise_15" in result.out
+    message = fails("demo", *flags, *clip, "--clip_quick_gelu")
+    assert "embedded by CLIP ViT-B-32 weights.pt, not CLIP ViT-B-32-quickgelu" in message
+
+
 def test_time_limit_ends_the_run_with_a_validation(run_script, train_flags, tmp_path):
     flags = ["--de_type", "derain", f"--ckpt_dir={tmp_path}", "--max_minutes=0.0001"]
     assert run_script("train", *train_flags, *flags).code == 0
@@ -165,35 +212,39 @@ def test_modes(mode, columns, named, run_script, checkpoint, test_flags, tmp_pat
     assert result.code == 0, result.err
     knowledge = "named" if named else "blind"
     assert f"protocol paper, {knowledge}" in result.out
-    content = json.loads((tmp_path / "results.json").read_text())
+    output = tmp_path / f"paper_{knowledge}"
+    content = json.loads((output / "results.json").read_text())
     assert content["knowledge"] == knowledge
     assert content["protocol"] == "paper"
     assert len(content["sha256"]) == 64
     assert len(content["results"]) == columns
-    rows = list(csv.DictReader((tmp_path / "scores.csv").open()))
+    rows = list(csv.DictReader((output / "scores.csv").open()))
     assert len(rows) == 2 * columns
+    assert all(row["sha256"] == content["sha256"] for row in rows)
     for entry in content["results"]:
         scores = [float(row["psnr"]) for row in rows if row["degradation"] == entry["degradation"]]
         assert entry["psnr"] == pytest.approx(np.mean(scores))
-        folder = tmp_path / f"{entry['data_set']}_{entry['degradation']}"
+        folder = output / f"{entry['data_set']}_{entry['degradation']}"
         assert len(list_images(folder)) == 2
 
 
 def test_named_and_blind_differ(run_script, checkpoint, test_flags, tmp_path):
-    figures = []
-    for flags in ([], ["--named"]):
-        output = ["--output_path", tmp_path, "--mode", 1, "--ckpt_name", checkpoint]
-        run_script("test", *test_flags, *output, *flags)
-        figures.append(json.loads((tmp_path / "results.json").read_text())["results"][0]["psnr"])
-    assert figures[0] != figures[1]
+    flags = [*test_flags, "--output_path", tmp_path, "--mode", 1, "--ckpt_name", checkpoint]
+    run_script("test", *flags)
+    run_script("test", *flags, "--named")
+    blind, named = (
+        json.loads((tmp_path / f"paper_{knowledge}" / "results.json").read_text())["results"][0]
+        for knowledge in ("blind", "named")
+    )
+    assert blind["psnr"] != named["psnr"]
+    assert blind["degraded_psnr"] == named["degraded_psnr"]
 
 
-def test_published_row_stands_only_beside_comparable_figures(
-    run_script, checkpoint, test_flags, tmp_path
-):
-    flags = [*test_flags, "--mode", 1, "--ckpt_name", checkpoint, "--output_path", tmp_path]
-    assert "38.32/0.983" in run_script("test", *flags).out
-    assert "38.32" not in run_script("test", *flags, "--protocol", "clean").out
+def test_clean_protocol_scores_whole_images(run_script, checkpoint, test_flags, tmp_path):
+    flags = [*test_flags, "--output_path", tmp_path, "--mode", 0, "--ckpt_name", checkpoint]
+    assert "protocol clean, blind" in run_script("test", *flags, "--protocol", "clean").out
+    (picture, _) = list_images(tmp_path / "clean_blind" / "bsd68_denoise_15")
+    assert read_image(picture).shape == (80, 96, 3)
 
 
 def test_missing_sets_are_named_and_the_others_run(run_script, checkpoint, data_folder, tmp_path):
@@ -216,7 +267,7 @@ def test_demo_restores_a_folder(run_script, checkpoint, photos, tmp_path):
     assert result.code == 0, result.err
     assert read_image(output / "a.png").shape == (37, 51, 3)
     assert (output / "deeper" / "b.jpg").exists()
-    assert read_image(output / "compare" / "deeper" / "b.png").shape[1] == 2 * 96 + 4
+    assert read_image(output / "compare" / "deeper" / "b.jpg.png").shape[1] == 2 * 96 + 4
     blind = read_image(output / "a.png")
     assert run_script("demo", *flags, "--task", "dehaze", "--tile", 64).code == 0
     assert not np.array_equal(read_image(output / "a.png"), blind)

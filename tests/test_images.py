@@ -5,7 +5,14 @@ import pytest
 from PIL import Image
 
 from utils.errors import UserError
-from utils.image_io import check_writable, list_images, read_image, write_image, write_whole
+from utils.image_io import (
+    check_writable,
+    list_images,
+    read_image,
+    read_size,
+    write_image,
+    write_whole,
+)
 
 RAMP = np.linspace(0, 255, 12 * 10).reshape(12, 10).astype(np.uint8)
 COLOUR = np.stack([RAMP, RAMP[::-1], 255 - RAMP], axis=2)
@@ -52,10 +59,20 @@ def test_16_bit_colour_and_cmyk(tmp_path):
     assert np.abs(pixels.astype(int) - COLOUR).mean() < 12
 
 
+def test_what_only_looks_like_16_bits_and_what_cannot_be_8(tmp_path, recwarn):
+    wide = np.zeros((2, 720, 3), np.uint8)  # a BMP's row is 2160 bytes long
+    assert read_image(save(tmp_path / "wide.bmp", Image.fromarray(wide))).shape == wide.shape
+    assert not recwarn.list
+    save(tmp_path / "float.tif", Image.fromarray(np.full((4, 4), 0.5, np.float32)))
+    with pytest.raises(UserError, match="floating-point"):
+        read_image(tmp_path / "float.tif")
+
+
 def test_camera_orientation_is_applied(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # turn clockwise to view
     path = save(tmp_path / "turned.png", Image.fromarray(COLOUR), exif=exif)
+    assert read_size(path) == (12, 10)
     assert np.array_equal(read_image(path), np.rot90(COLOUR, -1))
 
 
@@ -108,4 +125,7 @@ def test_folder_that_cannot_be_written(tmp_path):
 def test_hidden_and_other_files_are_not_images(tmp_path):
     for name in ("b.PNG", "a.jpg", ".hidden.png", "notes.txt"):
         (tmp_path / name).touch()
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / ".cache" / "c.png").touch()
     assert [path.name for path in list_images(tmp_path)] == ["a.jpg", "b.PNG"]
+    assert list_images(tmp_path, recursive=True) == list_images(tmp_path)

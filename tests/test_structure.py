@@ -48,7 +48,6 @@ def test_net_needs_neither_lightning_nor_clip():
 def test_every_flag_is_read(script):
     required = ["--input", "x"] if script == "demo" else []
     flags = vars(getattr(options, f"{script}_options")(required))
-    source = (ROOT / f"{script}.py").read_text()
     patterns = {name: rf"options\.{name}\b" for name in flags}
     for task in ("denoise", "derain", "dehaze"):  # read by name, once for all tasks
         for kind in ("dir", "path"):

@@ -10,9 +10,11 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import nn
 
 from utils import inference
+from utils.evaluate import Score
 from utils.inference import restore
 from utils.losses import charbonnier, spectral_l1
 from utils.metrics import psnr, ssim
+from utils.report import Figure, format_table
 from utils.schedules import rate_factor
 
 
@@ -91,14 +93,16 @@ def test_restore_keeps_any_size(size):
     assert all(side % 8 == 0 for side in net.sizes[0])
 
 
-@pytest.mark.parametrize("size", [(150, 210), (64, 300), (129, 65)])
+@pytest.mark.parametrize("size", [(152, 208), (64, 304), (136, 72)])
 def test_tiles_leave_no_seams(size, monkeypatch):
     torch.manual_seed(0)
     monkeypatch.setattr(inference, "TILE_OVERLAP", 16)
     net, image = Blur(), torch.rand(3, *size)
     whole, tiled = restore(net, image), restore(net, image, tile=64)
     assert max(max(shape) for shape in net.sizes[1:]) == 64
-    assert (whole - tiled).abs().mean() < 2e-3  # tile borders see padding, faded by the ramp
+    # a tile's border sees padding; the ramp leaves it at most 3 of 17 parts of that error
+    assert (whole - tiled).abs().max() < 0.03
+    assert (whole - tiled).abs().mean() < 2e-3
     flat = torch.full((3, *size), 0.25)
     identity = lambda tile, named: tile  # noqa: E731
     monkeypatch.setattr(net, "forward", identity)
@@ -112,5 +116,24 @@ def test_automatic_tile_follows_free_memory(monkeypatch):
     restore(net, image, tile=None)
     monkeypatch.setattr(inference, "free_memory", lambda device: 2 * 1000 * 70 * 70)
     restore(net, image, tile=None)
+    monkeypatch.setattr(inference, "free_memory", lambda device: 0)
+    restore(net, image, tile=None)
     assert net.sizes[0] == (96, 160)
     assert set(net.sizes[1:]) == {(64, 64)}
+
+
+@pytest.mark.parametrize(
+    ("name", "images", "protocol", "shown"),
+    [
+        ("Rain100L", 100, "paper", True),
+        ("derain", 100, "paper", True),
+        ("Rain100H", 100, "paper", False),
+        ("Rain100L", 2, "paper", False),
+        ("Rain100L", 100, "clean", False),
+    ],
+)
+def test_published_row_stands_only_beside_comparable_figures(name, images, protocol, shown):
+    figure = Figure(name, "derain", [Score("1", 20.0, 0.5, 30.0, 0.9, 1.0)] * images)
+    table = format_table([figure], "ours", protocol)
+    assert ("38.32/0.983" in table) == shown
+    assert "30.00/0.900" in table and "20.00/0.500" in table

@@ -9,10 +9,11 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, ProgressBar, WeightAveraging
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 from tqdm import tqdm
 
-from utils.image_io import to_pixels
+from utils.image_io import to_pixels, write_whole
 from utils.report import write_comparison
 
 MAX_DECAY = 0.999
@@ -40,6 +41,13 @@ def _average(averages: list[Tensor], currents: list[Tensor], num_averaged: Tenso
     torch._foreach_lerp_(averages, currents, 1 - decay)
 
 
+class WholeCheckpoints(TorchCheckpointIO):
+    """Writes a checkpoint beside its place, then renames it: an earlier one stays whole."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options=None) -> None:
+        write_whole(Path(path), lambda file: torch.save(checkpoint, file))
+
+
 class RunControl(Callback):
     """Saves `last.ckpt` now and then, and ends the run at its last step, its time, or a signal.
 
@@ -64,10 +72,11 @@ class RunControl(Callback):
         anywhere = trainer.strategy.reduce_boolean_decision
         stopped = anywhere(self.signalled or time.monotonic() > self.end, all=False)
         interrupted = stopped and anywhere(self.signalled, all=False)
-        finished = stopped or trainer.global_step >= self.total_steps
+        at_end = trainer.global_step >= self.total_steps
+        finished = stopped or at_end
         if finished or trainer.global_step % self.save_every == 0:
             trainer.save_checkpoint(self.checkpoint)
-        if interrupted:
+        if interrupted and not at_end:
             raise Interrupted(f"step {trainer.global_step}")
         trainer.should_stop = finished  # validates once more, then ends
 

@@ -49,7 +49,7 @@ def check_gpus(wanted: int, flag: str) -> None:
 def choose_machine(
     num_gpus: int | None, num_nodes: int, index: int | None, precision: str
 ) -> Machine:
-    """Accelerator and processes: as torchrun started us, as the flags say, or a single one.
+    """Accelerator and processes: as torchrun or srun started us, as the flags say, or a single one.
 
     Args:
         num_gpus: of each node; 0 for the CPU, None to choose.
@@ -60,18 +60,26 @@ def choose_machine(
         UserError: there are not so many GPUs.
     """
     wants_cpu = num_gpus == 0 or index == CPU
-    if not wants_cpu and num_gpus is not None:
+    has_mps = torch.backends.mps.is_available() and not wants_cpu
+    if not wants_cpu and num_gpus is not None and not (has_mps and num_gpus == 1):
         check_gpus(num_gpus, f"--num_gpus {num_gpus}")
     if not wants_cpu and index is not None:
         check_gpus(index + 1, f"--cuda {index}")
 
     has_cuda = torch.cuda.is_available() and not wants_cpu
-    has_mps = torch.backends.mps.is_available() and not wants_cpu
     accelerator = "cuda" if has_cuda else "mps" if has_mps else "cpu"
     devices: int | list[int] = 1
     if "LOCAL_WORLD_SIZE" in os.environ:  # torchrun
         devices = int(os.environ["LOCAL_WORLD_SIZE"])
         num_nodes = int(os.environ["WORLD_SIZE"]) // devices
+    elif int(os.environ.get("SLURM_NTASKS", 1)) > 1 and "SLURM_PROCID" in os.environ:  # srun
+        num_nodes = int(os.environ.get("SLURM_NNODES", 1))
+        devices = int(os.environ["SLURM_NTASKS"]) // num_nodes
+    elif num_nodes > 1:
+        raise UserError(
+            f"--num_nodes {num_nodes}: start train.py on every node with torchrun or srun, which "
+            "tell the processes of each other"
+        )
     elif has_cuda and num_gpus:
         devices = num_gpus
     elif has_cuda and index is not None:

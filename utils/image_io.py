@@ -1,9 +1,9 @@
 """Reading any picture as 8-bit RGB, and writing files whole or not at all."""
 
 import contextlib
-import os
+import uuid
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -15,13 +15,21 @@ from torch import Tensor
 from utils.errors import UserError
 
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm"})
+ORIENTATION_TAG, FIRST_TURNED = 0x0112, 5  # EXIF; from 5 on the sides are exchanged
+Image.MAX_IMAGE_PIXELS = None  # pictures of any size, in tiles; Pillow would refuse large ones
 SAVE_OPTIONS = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}
 
 
 def list_images(folder: Path, recursive: bool = False) -> list[Path]:
     """Image files of a folder by their extension, sorted by name; hidden files are left out."""
     pattern = "**/*" if recursive else "*"
-    return sorted(path for path in folder.glob(pattern) if _is_image_name(path) and path.is_file())
+    return sorted(
+        path
+        for path in folder.glob(pattern)
+        if path.suffix.lower() in EXTENSIONS
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and path.is_file()
+    )
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -34,14 +42,38 @@ def read_image(path: Path) -> np.ndarray:
     Raises:
         UserError: the file is missing, not an image, or cut short.
     """
+    with _open(path) as image:
+        kind = _describe_conversion(image)
+        image = ImageOps.exif_transpose(image)
+        if image.mode == "F":
+            raise ValueError("floating-point values; save it with 8 bits a channel")
+        if image.mode.startswith("I"):  # 16-bit grey; Pillow would clip it to 255
+            values = np.asarray(image, dtype=np.float64) / 257
+            image = Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8))
+        pixels = np.array(image.convert("RGB"))
+    if kind:
+        warnings.warn(f"{path}: {kind}", stacklevel=2)
+    return pixels
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """(width, height) of the picture as `read_image` would give it, from the file's header.
+
+    Raises:
+        UserError: the file is missing or not an image.
+    """
+    with _open(path) as image:
+        width, height = image.size
+        turned = image.getexif().get(ORIENTATION_TAG, 1) >= FIRST_TURNED
+        return (height, width) if turned else (width, height)
+
+
+@contextlib.contextmanager
+def _open(path: Path) -> Iterator[Image.Image]:
+    """An opened picture; whatever reading it raises inside becomes a `UserError`."""
     try:
         with Image.open(path) as image:
-            kind = _describe_conversion(image)
-            image = ImageOps.exif_transpose(image)
-            if image.mode.startswith("I"):  # 16-bit grey; Pillow would clip it to 255
-                values = np.asarray(image, dtype=np.float64) / 257
-                image = Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8))
-            pixels = np.array(image.convert("RGB"))
+            yield image
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
@@ -49,9 +81,6 @@ def read_image(path: Path) -> np.ndarray:
         raise UserError(
             f"{path}: cannot be read as an image ({reason}); replace or remove it"
         ) from error
-    if kind:
-        warnings.warn(f"{path}: {kind}", stacklevel=2)
-    return pixels
 
 
 def write_image(path: Path, pixels: np.ndarray) -> None:
@@ -73,7 +102,7 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     Raises:
         UserError: the folder cannot be made or written to.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
@@ -94,9 +123,9 @@ def check_writable(folder: Path) -> None:
     Raises:
         UserError: it cannot.
     """
-    probe = folder / ".writable"
+    probe = folder / f".writable.{uuid.uuid4().hex}"
     write_whole(probe, lambda file: None)
-    probe.unlink()
+    probe.unlink(missing_ok=True)
 
 
 def to_tensor(pixels: np.ndarray) -> Tensor:
@@ -110,15 +139,12 @@ def to_pixels(image: Tensor) -> np.ndarray:
     return levels.permute(1, 2, 0).cpu().numpy()
 
 
-def _is_image_name(path: Path) -> bool:
-    return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".")
-
-
 def _describe_conversion(image: Image.Image) -> str:
-    raw_mode = str(image.tile[0].args) if image.tile else ""
+    arguments = image.tile[0].args if image.tile else ""
+    raw_mode = str(arguments if isinstance(arguments, str) else (arguments or [""])[0])
     if "16" in raw_mode or image.mode.startswith("I"):
         return "16 bits a channel, reduced to 8"
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         return "has an alpha channel, which is dropped"
     if image.mode in ("L", "1"):
         return "grey, repeated in three channels"

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 TILE_OVERLAP = 64  # pixels; the seams of a tiled restoration fade over it
+SMALLEST_TILE = 64  # pixels; smaller ones would be all overlap
 MEMORY_SHARE = 0.5  # of the free memory that one forward pass may take
 
 
@@ -59,7 +60,7 @@ def automatic_tile(net: nn.Module, height: int, width: int, device: torch.device
     if height * width <= pixels:
         return 0
     multiple = net.size_multiple
-    return max(multiple, math.isqrt(int(pixels)) // multiple * multiple)
+    return max(SMALLEST_TILE, math.isqrt(int(pixels)) // multiple * multiple)
 
 
 def free_memory(device: torch.device) -> int:
@@ -68,7 +69,7 @@ def free_memory(device: torch.device) -> int:
         reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + reserved
     if device.type == "mps":
-        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+        return max(0, torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory())
     return psutil.virtual_memory().available
 
 

@@ -39,14 +39,17 @@ class Published(NamedTuple):
     ssim: float
 
 
-_BSD68 = frozenset({"bsd68", "cbsd68"})
+_BSD68 = frozenset({"bsd68", "cbsd68", "denoise"})  # a set may lie in the task's folder itself
+_SOTS = frozenset({"sots", "outdoor", "sotsoutdoor", "dehaze", "dehazy"})
 PUBLISHED_NAME = "AM-PromptIR, published (named, test scenes in its haze training)"
 PUBLISHED = {  # protocol `paper`
     "denoise_15": Published(_BSD68, 68, 34.06, 0.936),
     "denoise_25": Published(_BSD68, 68, 31.44, 0.891),
     "denoise_50": Published(_BSD68, 68, 28.07, 0.801),
-    "derain": Published(frozenset({"rain100l"}), 100, 38.32, 0.983),
-    "dehaze": Published(frozenset({"sots", "outdoor", "sotsoutdoor"}), 500, 33.41, 0.984),
+    "derain": Published(frozenset({"rain100l", "derain"}), 100, 38.32, 0.983),
+    "dehaze": Published(
+        frozenset({"sots", "outdoor", "sotsoutdoor", "dehaze", "dehazy"}), 500, 33.41, 0.984
+    ),
 }
 
 
@@ -54,7 +57,7 @@ def format_table(figures: Sequence[Figure], row_name: str, protocol: str) -> str
     """A Markdown table: degraded input, restored, and the published row where it applies.
 
     The published row is shown under protocol `paper` only, and only for the data sets it was
-    measured on (by their folder's name, or by their number of images).
+    measured on (by their folder's name and their number of images).
     """
     headers = ["PSNR (dB) / SSIM"]
     degraded, restored, published = ["degraded input"], [row_name], [PUBLISHED_NAME]
@@ -115,10 +118,12 @@ def write_results(folder: Path, figures: Sequence[Figure], origin: Mapping[str, 
 
     table = io.StringIO(newline="")
     writer = csv.writer(table)
-    writer.writerow(["data_set", "degradation", *Score._fields])
+    identity = [origin["protocol"], origin["knowledge"], origin["sha256"]]
+    header = ["protocol", "knowledge", "sha256", "data_set", "degradation", *Score._fields]
+    writer.writerow(header)
     for figure in figures:
         for score in figure.scores:
-            writer.writerow([figure.data_set, figure.degradation, *score])
+            writer.writerow([*identity, figure.data_set, figure.degradation, *score])
     write_whole(folder / "scores.csv", lambda file: file.write(table.getvalue().encode()))
 
 
@@ -167,7 +172,7 @@ def write_comparison(
 def _published_for(figure: Figure) -> Published | None:
     known = PUBLISHED[figure.degradation]
     name = "".join(character for character in figure.data_set.lower() if character.isalnum())
-    matches = name in known.data_sets or len(figure.scores) == known.images
+    matches = name in known.data_sets and len(figure.scores) == known.images
     return known if matches else None
 
 
