@@ -10,6 +10,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import nn
 
 from utils import inference
+from utils.devices import choose_machine
 from utils.evaluate import Score
 from utils.inference import restore
 from utils.losses import charbonnier, spectral_l1
@@ -137,3 +138,23 @@ def test_published_row_stands_only_beside_comparable_figures(name, images, proto
     table = format_table([figure], "ours", protocol)
     assert ("38.32/0.983" in table) == shown
     assert "30.00/0.900" in table and "20.00/0.500" in table
+
+
+@pytest.mark.parametrize(
+    ("environment", "devices", "num_nodes"),
+    [
+        ({}, 1, 1),
+        ({"WORLD_SIZE": "6", "LOCAL_WORLD_SIZE": "3"}, 3, 2),  # torchrun
+        ({"SLURM_NTASKS": "4", "SLURM_NNODES": "2", "SLURM_PROCID": "3"}, 2, 2),  # srun
+        ({"SLURM_NTASKS": "4", "SLURM_NNODES": "2"}, 1, 1),  # sbatch without srun: one process
+    ],
+)
+def test_processes_are_those_that_were_started(environment, devices, num_nodes, monkeypatch):
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "SLURM_NTASKS", "SLURM_NNODES", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    machine = choose_machine(num_gpus=0, num_nodes=1, index=None, precision="auto")
+    assert (machine.devices, machine.num_nodes) == (devices, num_nodes)
+    assert machine.num_processes == devices * num_nodes
+    assert (machine.accelerator, machine.precision) == ("cpu", "32-true")
