@@ -73,6 +73,10 @@ def find_targets(source: Path, output: Path) -> dict[Path, Target]:
     """
     if source.is_dir():
         names = {path: path.relative_to(source) for path in list_images(source, recursive=True)}
+    elif source.is_file() and source.suffix.lower() not in EXTENSIONS:
+        raise UserError(
+            f"--input {source}: expected a picture ending in {' '.join(sorted(EXTENSIONS))}"
+        )
     elif source.is_file():
         names = {source: Path(source.name)}
     else:

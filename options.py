@@ -78,7 +78,7 @@ def train_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--val_images",
         type=natural,
         default=10,
-        help="images a degradation held out of the training folders for validation",
+        help="scenes held out of each training folder for validation (at most a tenth of them)",
     )
     group.add_argument(
         "--num_workers",

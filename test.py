@@ -31,7 +31,7 @@ def main() -> int:
     device = choose_device(options.cuda)
     trained = load_network(options.ckpt_name)
     trained.net.to(device)
-    found = find_test_sets(options)
+    found, left_out = find_test_sets(options)
     knowledge = "named" if options.named else "blind"
     output = options.output_path / f"{options.protocol}_{knowledge}"
     check_writable(output)
@@ -50,6 +50,7 @@ def main() -> int:
             "seed": PAPER_NOISE_SEED if options.protocol == "paper" else options.seed,
             "device": str(device),
             "tile": "auto" if options.tile is None else options.tile,
+            "left_out": left_out,
             **origin,
         },
     )
@@ -60,16 +61,20 @@ def main() -> int:
         f"{format_table(figures, row_name, options.protocol)}\n\n"
         f"images, scores.csv and results.json are in {output}"
     )
+    if left_out:
+        print(f"left out, no test images: {' '.join(left_out)} (see above)", file=sys.stderr)
     return 0
 
 
-def find_test_sets(options: Namespace) -> list[tuple[Task, DataSet]]:
-    """The test sets of the tasks asked for; what is missing is said on standard error.
+def find_test_sets(options: Namespace) -> tuple[list[tuple[Task, DataSet]], list[str]]:
+    """The test sets of the tasks asked for, and the tasks without any.
+
+    What is missing is said on standard error.
 
     Raises:
         UserError: there is none at all.
     """
-    found = []
+    found, left_out = [], []
     for task in TASKS:
         if options.mode not in (task.mode, ALL_TASKS_MODE):
             continue
@@ -79,8 +84,10 @@ def find_test_sets(options: Namespace) -> list[tuple[Task, DataSet]]:
             check_sizes(data_set.pairs, smallest=SSIM_WINDOW)
             check_names(data_set)
         if not data_sets:
+            left_out.append(task.name)
+            what = "no test images in" if folder.is_dir() else "no such folder as"
             print(
-                f"{task.name} is left out, no test images in {folder}: expected "
+                f"{task.name} is left out, {what} {folder}: expected "
                 f"{describe_layout(task)}; put them there (such as {folder}/{task.test_sets}) "
                 f"or give --{task.name}_path",
                 file=sys.stderr,
@@ -88,7 +95,7 @@ def find_test_sets(options: Namespace) -> list[tuple[Task, DataSet]]:
         found += [(task, data_set) for data_set in data_sets]
     if not found:
         raise UserError("nothing was tested: no test images found (see above)")
-    return found
+    return found, left_out
 
 
 def check_names(data_set: DataSet) -> None:

@@ -44,6 +44,8 @@ from utils.image_io import check_writable, write_whole
 
 MAY_CHANGE = ("total_steps", "steps_per_epoch")  # on --resume; the second follows from others
 
+FLAGS = {"rate": "lr", "spectral_weight": "fft_weight", "trained": "de_type"}  # by another name
+
 
 class Plan(NamedTuple):
     """The lengths of a run."""
@@ -276,8 +278,9 @@ def check_same_run(path: Path, before: dict[str, Any], now: dict[str, Any]) -> N
     before, now = flatten(before), flatten(now)
     for key in now:
         if before.get(key) != now[key]:
+            flag = FLAGS.get(key, key)
             raise UserError(
-                f"--resume {path}: that run has {key} {before.get(key)}, this one {now[key]}; "
+                f"--resume {path}: that run has {flag} {before.get(key)}, this one {now[key]}; "
                 "give the flags and data it was started with, or start a new run"
             )
 

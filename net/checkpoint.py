@@ -48,7 +48,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise UserError(
-            f"{path}: no such checkpoint; train one with train.py, or give the path of one"
+            f"{path}: no such checkpoint file; train one with train.py, or give the path of one"
         )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)

@@ -10,6 +10,7 @@ never a submodule: its weights enter neither checkpoint, optimizer nor parameter
 unit length. `learned` replaces CLIP by a trainable table and has no language prior.
 """
 
+import logging
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -116,6 +117,7 @@ def embed(
     if path.is_file() and is_archive:
         quick_gelu = True  # written into its code
     architecture = CLIP_ARCHITECTURE + ("-quickgelu" if quick_gelu else "")
+    logging.disable(logging.ERROR)  # the hub's retries; what matters is said below
     try:
         if path.is_file() and is_archive:
             model = open_clip.load_openai_model(str(path), precision="fp32", device="cpu")
@@ -126,10 +128,16 @@ def embed(
                 force_quick_gelu=quick_gelu,
             )
     except Exception as error:  # whatever the hub, the network or the file may raise
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = (
+            "damaged, or not of ViT-B-32"
+            if path.is_file()
+            else f"no download, {type(error).__name__}"
+        )
         raise UserError(
-            f"--clip_pretrained {pretrained}: CLIP's weights cannot be had ({reason}); {remedies}"
+            f"--clip_pretrained {pretrained}: CLIP's weights cannot be had: {reason}; {remedies}"
         ) from error
+    finally:
+        logging.disable(logging.NOTSET)
 
     model.eval()
     with torch.no_grad():

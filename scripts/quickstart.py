@@ -42,12 +42,20 @@ def main() -> int:
 
     print("\n3. testing on other photographs", flush=True)
     output = folder / "output"
-    checkpoint = f"--ckpt_name={folder / 'ckpt' / 'best.ckpt'}"
-    call("test.py", "--mode=3", "--compare", checkpoint, f"--output_path={output}", *test)
+    checkpoint = folder / "ckpt" / "best.ckpt"
+    call(
+        "test.py",
+        "--mode=3",
+        "--compare",
+        f"--ckpt_name={checkpoint}",
+        f"--output_path={output}",
+        *test,
+    )
 
     print("\ncomparison pictures (degraded | restored | clean):")
     for picture in sorted(output.glob("*/*/compare/*.png")):
         print(f"  {picture}")
+    print(f"\nyour own pictures: python demo.py --ckpt_name {checkpoint} --input photo.jpg")
     return judge(output / "paper_blind" / "results.json")
 
 

@@ -31,10 +31,6 @@ class Result(NamedTuple):
         return [line for line in self.err.splitlines() if line.startswith("error:")]
 
 
-def show_warning(*details) -> None:
-    print(warnings.formatwarning(*details[:4]), end="", file=sys.stderr)
-
-
 @pytest.fixture
 def run_script(monkeypatch, capfd):
     """Run a script of the project in this process: run_script("test", "--mode", 3)."""
@@ -43,7 +39,6 @@ def run_script(monkeypatch, capfd):
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
         capfd.readouterr()
         with warnings.catch_warnings(), pytest.raises(SystemExit) as end:
-            warnings.showwarning = show_warning  # pytest keeps them from standard error
             runpy.run_path(str(ROOT / f"{name}.py"), run_name="__main__")
         return Result(end.value.code, *capfd.readouterr())
 

@@ -187,7 +187,7 @@ def test_bad_checkpoints(fails, checkpoint, test_flags, tmp_path):
     torch.save({"state_dict": Malicious(trap)}, tmp_path / "zipped.ckpt")
 
     expected = {
-        "missing": "no such checkpoint",
+        "missing": "no such checkpoint file",
         "cut": "cut short",
         "text": "damaged",
         "bytes": "damaged",
@@ -240,6 +240,8 @@ def test_demo_never_overwrites_an_input(fails, checkpoint, photos, tmp_path):
     message = fails("demo", "--input", tmp_path / "compare", *flags)
     assert "compare/in.png.png is an input" in message
     (tmp_path / "empty").mkdir()
+    (tmp_path / "moving.gif").write_text("no still")
+    assert "expected a picture" in fails("demo", "--input", tmp_path / "moving.gif", *flags)
     assert "no pictures" in fails("demo", "--input", tmp_path / "empty", *flags)
 
 
@@ -262,7 +264,7 @@ def test_a_run_is_never_overwritten_or_mixed(fails, run_script, train_flags, tmp
     message = fails("train", *flags, "--max_steps", 2, "--batch_size", 4, "--resume")
     assert "samples_per_step 2, this one 4" in message
     message = fails("train", *flags, "--de_type", "dehaze", "--resume")
-    assert "trained ['derain'], this one ['dehaze']" in message
+    assert "de_type ['derain'], this one ['dehaze']" in message
     message = fails("train", *flags, "--resume", tmp_path / "none.ckpt")
     assert "no such checkpoint" in message
     message = fails("train", *flags, "--resume", tmp_path / "elsewhere" / "last.ckpt")

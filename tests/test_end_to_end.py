@@ -256,6 +256,8 @@ def test_missing_sets_are_named_and_the_others_run(run_script, checkpoint, data_
     assert result.code == 0
     assert "denoise is left out" in result.err and "dehaze is left out" in result.err
     assert "Rain100L derain (2)" in result.out
+    content = json.loads((tmp_path / "out" / "paper_blind" / "results.json").read_text())
+    assert content["left_out"] == ["denoise", "dehaze"]
 
 
 def test_demo_restores_a_folder(run_script, checkpoint, photos, tmp_path):

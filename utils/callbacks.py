@@ -1,5 +1,7 @@
 """What happens around training steps: averaged weights, saving and stopping, progress, pictures."""
 
+import io
+import os
 import signal
 import sys
 import time
@@ -45,13 +47,16 @@ class WholeCheckpoints(TorchCheckpointIO):
     """Writes a checkpoint beside its place, then renames it: an earlier one stays whole."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options=None) -> None:
-        write_whole(Path(path), lambda file: torch.save(checkpoint, file))
+        buffer = io.BytesIO()  # written at once: a full disk is then a plain OSError
+        torch.save(checkpoint, buffer)
+        write_whole(Path(path), lambda file: file.write(buffer.getbuffer()))
 
 
 class RunControl(Callback):
     """Saves `last.ckpt` now and then, and ends the run at its last step, its time, or a signal.
 
-    After SIGINT or SIGTERM the current step is finished and saved, then `Interrupted` is raised.
+    After SIGINT or SIGTERM the current step is finished and saved, then `Interrupted` is raised;
+    the same signal again ends the process at once.
     """
 
     def __init__(
@@ -61,7 +66,7 @@ class RunControl(Callback):
         self.total_steps = total_steps
         self.save_every = save_every
         self.max_seconds = 60 * max_minutes if max_minutes else float("inf")
-        self.signalled = False
+        self.signalled = 0  # number of the signal
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.end = time.monotonic() + self.max_seconds
@@ -70,8 +75,8 @@ class RunControl(Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *step: Any) -> None:
         anywhere = trainer.strategy.reduce_boolean_decision
-        stopped = anywhere(self.signalled or time.monotonic() > self.end, all=False)
-        interrupted = stopped and anywhere(self.signalled, all=False)
+        stopped = anywhere(bool(self.signalled) or time.monotonic() > self.end, all=False)
+        interrupted = stopped and anywhere(bool(self.signalled), all=False)
         at_end = trainer.global_step >= self.total_steps
         finished = stopped or at_end
         if finished or trainer.global_step % self.save_every == 0:
@@ -81,7 +86,11 @@ class RunControl(Callback):
         trainer.should_stop = finished  # validates once more, then ends
 
     def _note_signal(self, number: int, frame: Any) -> None:
-        self.signalled = True
+        if self.signalled == number:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        self.signalled = self.signalled or number
+        print("\nfinishing the step, then saving; the same signal again ends at once", flush=True)
 
 
 class RunProgress(ProgressBar):

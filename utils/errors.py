@@ -8,6 +8,8 @@ import sys
 import warnings
 from collections.abc import Callable
 
+from tqdm import tqdm
+
 
 class UserError(ValueError):
     """A mistake in what the user gave (a flag, a path, a file)."""
@@ -18,7 +20,7 @@ def run(main: Callable[[], int | None]) -> None:
 
     Warnings are shown as one line as well.
     """
-    warnings.formatwarning = lambda message, *place: f"warning: {message}\n"
+    warnings.showwarning = _show_warning
     try:
         code = main()
     except UserError as error:
@@ -27,6 +29,10 @@ def run(main: Callable[[], int | None]) -> None:
     except KeyboardInterrupt:
         sys.exit(_last_words("interrupted", 130))
     sys.exit(code or 0)
+
+
+def _show_warning(message: Warning | str, *place: object) -> None:
+    tqdm.write(f"warning: {message}", file=sys.stderr)  # above a progress bar, if there is one
 
 
 def _last_words(message: str, code: int) -> int:

@@ -124,8 +124,15 @@ def check_writable(folder: Path) -> None:
         UserError: it cannot.
     """
     probe = folder / f".writable.{uuid.uuid4().hex}"
-    write_whole(probe, lambda file: None)
-    probe.unlink(missing_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be written ({error.strerror or error}); "
+            "give a folder you may write to"
+        ) from error
 
 
 def to_tensor(pixels: np.ndarray) -> Tensor:
