@@ -23,7 +23,7 @@ class FFN(nn.Module):
         hidden = int(channels * expansion)
 
         def grouped(channels_out: int, size: int) -> nn.Conv2d:
-            # 2h channels in; as many groups as the rounder of (2h -> 2h) or (2h -> h) has outputs
+            # 2h channels in, a group for each output: one input of its own, or two neighbours
             return nn.Conv2d(
                 2 * hidden, channels_out, size, padding=size // 2, groups=channels_out, bias=False
             )

@@ -8,7 +8,6 @@ Deviations: none from the paper. The released code normalises after flattening H
 statistics are taken on the same C values of each pixel through one `layer_norm` call.
 """
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -66,8 +65,3 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.pixel_shuffle(self.conv(x), 2)
-
-
-def concatenate(*features: Tensor) -> Tensor:
-    """Feature maps (B, C_i, H, W) joined along the channels: (B, sum C_i, H, W)."""
-    return torch.cat(features, dim=1)

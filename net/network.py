@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from net.fusion import FEFM
-from net.layers import Downsample, TransformerBlock, Upsample, concatenate
+from net.layers import Downsample, TransformerBlock, Upsample
 from net.prompts import PromptBlock
 from net.text import CLIP_WIDTH, TextTable
 
@@ -127,7 +127,7 @@ class AMPromptIR(nn.Module):
         for level in (2, 1, 0):
             x = self.prompts[level](x, text_table, named)
             x = self.upsamples[level](x)  # (B, C/2, 2H, 2W)
-            x = self.fusions[level](concatenate(x, skips[level]))
+            x = self.fusions[level](torch.cat([x, skips[level]], dim=1))
             x = self.decoders[level](x)
 
         x = self.refinement(x)

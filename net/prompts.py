@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from net.layers import TransformerBlock, concatenate
+from net.layers import TransformerBlock
 
 
 class FIM(nn.Module):
@@ -39,7 +39,7 @@ class FIM(nn.Module):
 
         strongest = text_prompt.amax(dim=1, keepdim=True)
         average = text_prompt.mean(dim=1, keepdim=True)
-        statistics = concatenate(strongest, average).expand(-1, -1, height, width)
+        statistics = torch.cat([strongest, average], dim=1).expand(-1, -1, height, width)
         spatial_gate = self.spatial_gate(statistics).sigmoid()  # (B, 1, H, W)
 
         average = self._channel_scores(image_prompt.mean(dim=(2, 3), keepdim=True))
@@ -106,5 +106,5 @@ class PromptBlock(nn.Module):
 
     def forward(self, features: Tensor, text_table: Tensor, named: Tensor) -> Tensor:
         prompt = self.generate(features, text_table, named)
-        joined = self.block(concatenate(features, prompt))  # (B, 2C, H, W)
+        joined = self.block(torch.cat([features, prompt], dim=1))  # (B, 2C, H, W)
         return self.reduce(joined)
