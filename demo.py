@@ -17,6 +17,7 @@ from tqdm import tqdm
 from net.checkpoint import Trained, load_network
 from net.text import embed, weigh_by_similarity
 from options import demo_options
+from utils.comparison import COMPARISONS, write_comparison
 from utils.devices import choose_device
 from utils.errors import UserError, run
 from utils.image_io import (
@@ -29,7 +30,6 @@ from utils.image_io import (
     write_image,
 )
 from utils.inference import restore
-from utils.report import COMPARISONS, write_comparison
 
 
 class Target(NamedTuple):
@@ -104,6 +104,11 @@ def find_targets(source: Path, output: Path) -> dict[Path, Target]:
 
 def name_degradation(trained: Trained, options: Namespace) -> Tensor | None:
     """What the user says is wrong, as the network takes it; None for blind."""
+    if (options.task or options.text) and not trained.net.can_be_named:
+        raise UserError(
+            f"{'--task' if options.task else '--text'}: {trained.title} cannot be told what is "
+            "wrong; leave the flag out"
+        )
     if options.task:
         if options.task not in trained.description["trained"]:
             warnings.warn(f"--task {options.task}: not among what was trained", stacklevel=1)

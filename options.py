@@ -4,18 +4,21 @@ import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
+
+import torch
 
 from data.datasets import BALANCES
-from data.degradations import ALL_TASKS_MODE, DEGRADATION_NAMES, TASKS
+from data.degradations import ALL_TASKS_MODE, DEGRADATION_NAMES, DEGRADATIONS, TASKS
 from data.protocols import PROTOCOLS
-from net import CONFIGURATIONS, NETWORKS
-from net.text import TEXT_SOURCES
+from net import NETWORKS, AMPromptIR
 from utils.devices import CPU
 from utils.errors import UserError
 from utils.schedules import SCHEDULES
 
+DEFAULT_CHECKPOINT = Path("best.ckpt")
 CLIP_PRETRAINED = "laion2b_s34b_b79k"
+TRAINABLE = [name for name, network in NETWORKS.items() if network.trainable]
 PRECISIONS = ("auto", "bf16", "fp32")
 
 
@@ -44,24 +47,37 @@ def train_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="NAME",
         help=f"degradations to train, any of: {' '.join(DEGRADATION_NAMES)}",
     )
-    group.add_argument("--network", choices=NETWORKS, default="am_promptir", help="the network")
-    group.add_argument("--configuration", choices=CONFIGURATIONS, default="paper", help="its size")
+    group.add_argument("--network", choices=TRAINABLE, default="am_promptir", help="the network")
+    group.add_argument(
+        "--configuration",
+        choices=sorted({size for name in TRAINABLE for size in NETWORKS[name].configurations}),
+        default="paper",
+        help="its size",
+    )
+    group.add_argument("--width", type=positive, help="channels, other than the configuration's")
+    group.add_argument(
+        "--expansion", type=positive_float, help="of the feed-forward, other than 2.66"
+    )
     group.add_argument(
         "--text",
-        choices=TEXT_SOURCES,
-        default="clip",
-        help="text prompts: the frozen CLIP text encoder, or a trainable table without language",
+        choices=AMPromptIR.choices["text"],
+        help="text prompts of am_promptir: the frozen CLIP text encoder (clip, the default), a "
+        "trainable table without language (learned), or none",
+    )
+    group.add_argument(
+        "--attention",
+        choices=AMPromptIR.choices["attention"],
+        help="of am_promptir: its own (smam, the default), or Restormer's (mdta)",
+    )
+    group.add_argument(
+        "--fusion",
+        choices=AMPromptIR.choices["fusion"],
+        help="of am_promptir's skips: its own (fefm, the default), or concatenation",
     )
     _add_clip_flags(group)
 
     group = parser.add_argument_group("data")
-    for task in TASKS:
-        group.add_argument(
-            f"--{task.name}_dir",
-            type=Path,
-            default=Path("data/Train") / task.train_folders[0],
-            help=f"training images to {task.name}",
-        )
+    add_train_folders(group)
     group.add_argument(
         "--data_file_dir",
         type=Path,
@@ -145,8 +161,53 @@ def train_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error(f"--patch_size {options.patch_size}: expected a multiple of 8")
     if options.cuda is not None and options.num_gpus is not None:
         parser.error("--cuda and --num_gpus: give one of them")
+    network = NETWORKS[options.network]
+    if options.configuration not in network.configurations:
+        expected = ", ".join(network.configurations)
+        parser.error(
+            f"--configuration {options.configuration}: {options.network} has only {expected}"
+        )
+    for name in AMPromptIR.choices:
+        value = getattr(options, name)
+        if name in network.choices:
+            setattr(options, name, value or network.choices[name][0])
+        elif value is not None:
+            parser.error(f"--{name} {value}: {options.network} has no such choice; leave it out")
     options.de_type = [name for name in DEGRADATION_NAMES if name in options.de_type]
     return options
+
+
+def network_arguments(options: argparse.Namespace) -> dict[str, Any]:
+    """The constructor arguments, plain values, that the flags of train.py come to.
+
+    Raises:
+        UserError: the network cannot be built so.
+    """
+    network = NETWORKS[options.network]
+    names = ("width", "expansion", *network.choices)
+    given = {name: getattr(options, name) for name in names}
+    given = {name: value for name, value in given.items() if value is not None}
+    if network.choices:
+        given["num_degradations"] = len(DEGRADATIONS)
+    arguments = {**network.configurations[options.configuration], **given}
+    try:
+        with torch.device("meta"):
+            network(**arguments)
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"--network {options.network}: {error}") from error
+    return arguments
+
+
+def name_configuration(options: argparse.Namespace) -> str:
+    """The configuration's name, and how this network differs from it (but for its text)."""
+    usual = {name: values[0] for name, values in NETWORKS[options.network].choices.items()}
+    changes = {name: getattr(options, name) for name in ("width", "expansion", *usual)}
+    parts = [
+        f"{name} {value}"
+        for name, value in changes.items()
+        if value is not None and name != "text" and value != usual.get(name)
+    ]
+    return ", ".join([options.configuration, *parts])
 
 
 def test_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -170,14 +231,20 @@ def test_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default="paper",
         help="paper: comparable with published tables; clean: whole images, 8-bit scores",
     )
-    _add_checkpoint_flag(parser)
-    for task in TASKS:
-        parser.add_argument(
-            f"--{task.name}_path",
-            type=Path,
-            default=Path("test") / task.test_folders[0],
-            help=f"a {task.name} test set, or a folder of them",
-        )
+    parser.add_argument(
+        "--ckpt_name",
+        type=Path,
+        nargs="+",
+        default=[DEFAULT_CHECKPOINT],
+        metavar="FILE",
+        help="checkpoints: paths, or names inside ckpt/; several make one table",
+    )
+    parser.add_argument(
+        "--network",
+        choices=NETWORKS,
+        help="what a published checkpoint, which does not name its network, is for",
+    )
+    add_test_folders(parser)
     parser.add_argument(
         "--output_path", type=Path, default=Path("output"), help="folder for images and figures"
     )
@@ -201,9 +268,37 @@ def demo_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     _add_clip_flags(parser)
     _add_compare_flag(parser, "input and result")
-    _add_checkpoint_flag(parser)
+    parser.add_argument(
+        "--ckpt_name",
+        type=Path,
+        default=DEFAULT_CHECKPOINT,
+        metavar="FILE",
+        help="checkpoint: a path, or a name inside ckpt/",
+    )
     _add_inference_flags(parser)
     return parser.parse_args(argv)
+
+
+def add_train_folders(parser) -> None:
+    """`--denoise_dir`, `--derain_dir` and `--dehaze_dir`."""
+    for task in TASKS:
+        parser.add_argument(
+            f"--{task.name}_dir",
+            type=Path,
+            default=Path("data/Train") / task.train_folders[0],
+            help=f"training images to {task.name}",
+        )
+
+
+def add_test_folders(parser) -> None:
+    """`--denoise_path`, `--derain_path` and `--dehaze_path`."""
+    for task in TASKS:
+        parser.add_argument(
+            f"--{task.name}_path",
+            type=Path,
+            default=Path("test") / task.test_folders[0],
+            help=f"a {task.name} test set, or a folder of them",
+        )
 
 
 def positive(text: str) -> int:
@@ -266,16 +361,6 @@ def _add_clip_flags(parser) -> None:
         "--clip_quick_gelu",
         action=argparse.BooleanOptionalAction,
         help="whether a local file's weights want QuickGELU; without it, told from the file",
-    )
-
-
-def _add_checkpoint_flag(parser) -> None:
-    parser.add_argument(
-        "--ckpt_name",
-        type=Path,
-        default=Path("best.ckpt"),
-        metavar="FILE",
-        help="checkpoint: a path, or a name inside ckpt/",
     )
 
 

@@ -3,6 +3,8 @@
 python test.py --mode 3                             # 0 denoise, 1 derain, 2 dehaze, 3 all
 python test.py --mode 1 --named                     # the network is told what is wrong
 python test.py --protocol clean                     # not comparable with published tables
+python test.py --ckpt_name a.ckpt b.ckpt            # one table of several
+python test.py --network promptir --ckpt_name model.ckpt    # a published checkpoint
 """
 
 import sys
@@ -18,52 +20,72 @@ from data.pairing import DataSet, Pair, check_sizes, describe_layout, find_data_
 from data.protocols import PAPER_NOISE_SEED, iterate_test_set
 from net.checkpoint import Trained, load_network
 from options import test_options
+from utils.comparison import COMPARISONS, write_comparison
 from utils.devices import choose_device
 from utils.errors import UserError, run
 from utils.evaluate import Score, evaluate
 from utils.image_io import check_writable, to_pixels, write_image
 from utils.metrics import SSIM_WINDOW
-from utils.report import COMPARISONS, Figure, format_table, write_comparison, write_results
+from utils.published import PUBLISHED
+from utils.report import Figure, summarise, write_results
+from utils.tables import make_table
 
 
 def main() -> int:
     options = test_options()
     device = choose_device(options.cuda)
-    trained = load_network(options.ckpt_name)
-    trained.net.to(device)
+    candidates = [load_network(name, options.network) for name in options.ckpt_name]
+    for candidate in candidates:
+        check_can_be_named(candidate, options.named)
     found, left_out = find_test_sets(options)
     knowledge = "named" if options.named else "blind"
     output = options.output_path / f"{options.protocol}_{knowledge}"
-    check_writable(output)
+    folders = [output] if len(candidates) == 1 else [output / name_folder(c) for c in candidates]
+    for folder in folders:
+        check_writable(folder)
 
-    figures: list[Figure] = []
-    for task, data_set in found:
-        figures += score(trained, data_set, task, options, output)
-
-    origin = trained.description
-    write_results(
-        output,
-        figures,
-        {
+    contents = []
+    for trained, folder in zip(candidates, folders, strict=True):
+        trained.net.to(device)
+        print(f"{trained.description['checkpoint']}: {trained.describe()}", flush=True)
+        figures: list[Figure] = []
+        for task, data_set in found:
+            figures += score(trained, data_set, task, options, folder)
+        trained.net.to("cpu")
+        origin = {
+            "method": f"{trained.title}, {knowledge}",
             "protocol": options.protocol,
             "knowledge": knowledge,
             "seed": PAPER_NOISE_SEED if options.protocol == "paper" else options.seed,
             "device": str(device),
             "tile": "auto" if options.tile is None else options.tile,
             "left_out": left_out,
-            **origin,
-        },
-    )
-    row_name = f"{origin['network']} ({origin['configuration']}), {knowledge}"
-    print(
-        f"\nprotocol {options.protocol}, {knowledge}\n"
-        f"{origin['checkpoint']}: {trained.describe()}\n\n"
-        f"{format_table(figures, row_name, options.protocol)}\n\n"
-        f"images, scores.csv and results.json are in {output}"
-    )
+            **trained.description,
+        }
+        contents.append(summarise(figures, origin))
+        write_results(folder, figures, contents[-1])
+
+    networks = {content["network"] for content in contents}
+    table = make_table(contents, [row for row in PUBLISHED if row.network in networks])
+    print(f"\nprotocol {options.protocol}, {knowledge}\n\n{table.to_markdown()}\n")
+    print("images, scores.csv and results.json are in " + ", ".join(map(str, folders)))
     if left_out:
         print(f"left out, no test images: {' '.join(left_out)} (see above)", file=sys.stderr)
     return 0
+
+
+def check_can_be_named(trained: Trained, named: bool) -> None:
+    """Raise `UserError` if the network cannot be told what `--named` would tell it."""
+    if named and not trained.net.can_be_named:
+        raise UserError(
+            f"--named: {trained.title} of {trained.description['checkpoint']} cannot be told what "
+            "is wrong; leave --named out"
+        )
+
+
+def name_folder(trained: Trained) -> str:
+    """A folder's name for one of several checkpoints."""
+    return f"{trained.description['network']}_{trained.description['sha256'][:8]}"
 
 
 def find_test_sets(options: Namespace) -> tuple[list[tuple[Task, DataSet]], list[str]]:

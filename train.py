@@ -25,11 +25,10 @@ from data.datasets import TrainingSet, ValidationSet, split
 from data.degradations import DEGRADATION_NAMES, DEGRADATIONS, TASKS
 from data.loaders import make_loaders
 from data.pairing import Pair, check_sizes, describe_layout, find_data_sets, read_list
-from net import CONFIGURATIONS
 from net.checkpoint import read_checkpoint
 from net.restorer import Restorer
 from net.text import embed
-from options import train_options
+from options import name_configuration, network_arguments, train_options
 from utils.callbacks import (
     AveragedWeights,
     Interrupted,
@@ -132,13 +131,9 @@ def make_restorer(
     torch.manual_seed(options.seed)
     restorer = Restorer(
         network=options.network,
-        network_arguments={
-            **CONFIGURATIONS[options.configuration],
-            "num_degradations": len(DEGRADATIONS),
-            "text": options.text,
-        },
-        configuration=options.configuration,
-        text_encoder=text_encoder or options.text,
+        network_arguments=network_arguments(options),
+        configuration=name_configuration(options),
+        text_encoder=text_encoder or options.text or "none",
         degradations=list(DEGRADATION_NAMES),
         trained=options.de_type,
         run={

@@ -27,6 +27,7 @@ FOLDER_PAIRS = (
 
 # how a degraded image's stem becomes its clean partner's; the first that exists is taken
 NAME_RULES = {
+    "denoise": ((r"(.+)", r"\1"),),
     "derain": ((r"(.+)", r"\1"), (r"rain(.*)", r"norain\1")),
     "dehaze": ((r"(.+)", r"\1"), (r"([^_]+)_.+", r"\1")),
 }
@@ -151,14 +152,14 @@ def _find_pairs(folder: Path, top: Path, task: Task, depth: int) -> Iterable[Dat
             if inputs:
                 yield DataSet(
                     _name(folder, top),
-                    _match(inputs, targets, task, subfolders[degraded], subfolders[clean]),
+                    match_pairs(inputs, targets, task, subfolders[degraded], subfolders[clean]),
                 )
             return
     images = list_images(folder)
     inputs = [path for path in images if re.fullmatch(FLAT_DEGRADED[task.name], path.stem)]
     if inputs:
         targets = sorted(set(images) - set(inputs))
-        yield DataSet(_name(folder, top), _match(inputs, targets, task, folder, folder))
+        yield DataSet(_name(folder, top), match_pairs(inputs, targets, task, folder, folder))
         return
     yield from _descend(_find_pairs, folder, top, task, depth)
 
@@ -169,9 +170,14 @@ def _descend(find, folder: Path, top: Path, task: Task, depth: int) -> Iterable[
             yield from find(subfolder, top, task, depth - 1)
 
 
-def _match(
+def match_pairs(
     inputs: list[Path], targets: list[Path], task: Task, degraded_top: Path, clean_top: Path
 ) -> list[Pair]:
+    """Find each degraded (or restored) image's clean one by `NAME_RULES`, below the two folders.
+
+    Raises:
+        UserError: one has no clean partner, or two in different folders.
+    """
     by_stem: dict[str, list[Path]] = {}
     for path in targets:
         by_stem.setdefault(path.stem, []).append(path)

@@ -30,17 +30,7 @@ def build_samples(folder: Path, seed: int = 0) -> None:
     generator = np.random.default_rng(seed)
     train, test = folder / "Train", folder / "test"
     for name in TRAIN_PHOTOS:
-        clean = _photo(name)
-        write_image(train / "Denoise" / f"{name}.png", clean)
-        for variant in range(VARIANTS):
-            rainy, gt = train / "Derain" / "rainy", train / "Derain" / "gt"
-            write_image(rainy / f"rain-{name}-{variant}.png", add_rain(clean, generator))
-            write_image(gt / f"norain-{name}-{variant}.png", clean)
-            airlight, beta = generator.choice(AIRLIGHTS), generator.choice(BETAS)
-            hazy = add_haze(clean, make_depth(clean.shape[:2], generator), airlight, beta)
-            synthetic = train / "Dehaze" / "synthetic"
-            write_image(synthetic / f"{name}_{variant}_{airlight}_{beta}.png", hazy)
-        write_image(train / "Dehaze" / "original" / f"{name}.png", clean)
+        write_training_images(train, name, _photo(name), VARIANTS, generator)
 
     for name in TEST_PHOTOS:
         clean = _photo(name)
@@ -54,6 +44,22 @@ def build_samples(folder: Path, seed: int = 0) -> None:
         write_image(rainy, add_rain(clean, generator))
         hazy = test / "dehaze" / "samples" / "input" / f"{name}_0.9_0.15.png"
         write_image(hazy, add_haze(clean, depth, 0.9, 0.15))
+
+
+def write_training_images(
+    folder: Path, name: str, clean: np.ndarray, variants: int, generator: np.random.Generator
+) -> None:
+    """Write a photograph, and rainy and hazy variants of it, in the layout that train.py reads."""
+    write_image(folder / "Denoise" / f"{name}.png", clean)
+    for variant in range(variants):
+        rainy, gt = folder / "Derain" / "rainy", folder / "Derain" / "gt"
+        write_image(rainy / f"rain-{name}-{variant}.png", add_rain(clean, generator))
+        write_image(gt / f"norain-{name}-{variant}.png", clean)
+        airlight, beta = generator.choice(AIRLIGHTS), generator.choice(BETAS)
+        hazy = add_haze(clean, make_depth(clean.shape[:2], generator), airlight, beta)
+        synthetic = folder / "Dehaze" / "synthetic"
+        write_image(synthetic / f"{name}_{variant}_{airlight}_{beta}.png", hazy)
+    write_image(folder / "Dehaze" / "original" / f"{name}.png", clean)
 
 
 def add_rain(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:

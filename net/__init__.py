@@ -1,7 +1,14 @@
 """The networks, by the name that `--network` and checkpoints carry."""
 
-from net.network import CONFIGURATIONS, AMPromptIR
+from net.baselines import AirNet, PromptIR, Restormer
+from net.contract import RestorationNetwork
+from net.network import AMPromptIR
 
-NETWORKS = {"am_promptir": AMPromptIR}
+NETWORKS: dict[str, type[RestorationNetwork]] = {
+    "am_promptir": AMPromptIR,
+    "promptir": PromptIR,
+    "restormer": Restormer,
+    "airnet": AirNet,
+}
 
-__all__ = ["CONFIGURATIONS", "NETWORKS", "AMPromptIR"]
+__all__ = ["NETWORKS", "AMPromptIR", "AirNet", "PromptIR", "RestorationNetwork", "Restormer"]

@@ -8,6 +8,8 @@ Deviations: none from the paper. The released code normalises after flattening H
 statistics are taken on the same C values of each pixel through one `layer_norm` call.
 """
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -30,13 +32,15 @@ class ChannelLayerNorm(nn.LayerNorm):
 class TransformerBlock(nn.Module):
     """Pre-norm block: x + SMAM(norm(x)), then x + FFN(norm(x)).
 
-    Shape: (B, C, H, W) -> (B, C, H, W).
+    Shape: (B, C, H, W) -> (B, C, H, W). `attention` makes another module in SMAM's place.
     """
 
-    def __init__(self, channels: int, expansion: float) -> None:
+    def __init__(
+        self, channels: int, expansion: float, attention: Callable[[int], nn.Module] = SMAM
+    ) -> None:
         super().__init__()
         self.attention_norm = ChannelLayerNorm(channels)
-        self.attention = SMAM(channels)
+        self.attention = attention(channels)
         self.feedforward_norm = ChannelLayerNorm(channels)
         self.feedforward = FFN(channels, expansion)
 

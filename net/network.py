@@ -13,22 +13,21 @@ Deviations:
 """
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from net.attention import SMAM
+from net.baselines.restormer import MDTA
+from net.contract import RestorationNetwork
 from net.fusion import FEFM
 from net.layers import Downsample, TransformerBlock, Upsample
 from net.prompts import PromptBlock
-from net.text import CLIP_WIDTH, TextTable
-
-CONFIGURATIONS = {
-    "paper": dict(width=24, blocks=(2, 4, 4, 8), refinement_blocks=2, prompt_sizes=(64, 32, 16)),
-    "tiny": dict(width=8, blocks=(1, 1, 1, 1), refinement_blocks=0, prompt_sizes=(16, 8, 4)),
-}
+from net.text import CLIP_WIDTH, TEXT_SOURCES, TextTable
 
 
-class AMPromptIR(nn.Module):
+class AMPromptIR(RestorationNetwork):
     """All-in-one restoration: degraded image in, restored image out.
 
     Args:
@@ -38,11 +37,24 @@ class AMPromptIR(nn.Module):
         expansion: hidden channels of the feed-forward per channel.
         prompt_sizes: side of the learned prompt maps at levels 2, 3 and 4.
         num_degradations: K.
-        text: `clip` (a table to be filled from CLIP or a checkpoint) or `learned`.
+        text: `clip` (a table to be filled from CLIP or a checkpoint), `learned`, or `none` for
+            prompts made from the image alone (an ablation; such a network cannot be told anything).
         text_width: E.
+        attention: `smam`, or `mdta` for Restormer's attention in its place (an ablation).
+        fusion: `fefm`, or `concatenation` and a 1x1 convolution in its place (an ablation).
     """
 
-    size_multiple = 8
+    configurations: ClassVar = {
+        "paper": dict(
+            width=24, blocks=(2, 4, 4, 8), refinement_blocks=2, prompt_sizes=(64, 32, 16)
+        ),
+        "tiny": dict(width=8, blocks=(1, 1, 1, 1), refinement_blocks=0, prompt_sizes=(16, 8, 4)),
+    }
+    choices: ClassVar = {
+        "text": TEXT_SOURCES,
+        "attention": ("smam", "mdta"),
+        "fusion": ("fefm", "concatenation"),
+    }
     fusion_reductions = (4, 8)  # levels 2 and 3
 
     def __init__(
@@ -56,33 +68,50 @@ class AMPromptIR(nn.Module):
         num_degradations: int = 5,
         text: str = "clip",
         text_width: int = CLIP_WIDTH,
+        attention: str = "smam",
+        fusion: str = "fefm",
     ) -> None:
         super().__init__()
+        chosen = {"text": text, "attention": attention, "fusion": fusion}
+        for name, value in chosen.items():
+            if value not in self.choices[name]:
+                expected = ", ".join(self.choices[name])
+                raise ValueError(f"{name} {value!r}: expected one of {expected}")
         if width < 8 or width % 2:
             raise ValueError(f"width {width}: expected an even number, 8 or above")
         self.num_degradations = num_degradations
         # measured on the CPU in float32: 272 (paper) and 279 (tiny) bytes a pixel and unit of width
         self.inference_bytes_per_pixel = 300 * width
-        self.text = TextTable(text, num_degradations, text_width)
+        self.can_be_named = text != "none"
+        self.text = TextTable(text, num_degradations, text_width) if self.can_be_named else None
+        prompt_text_width = text_width if self.can_be_named else None
         widths = [width * 2**level for level in range(4)]
         decoder_widths = [2 * width, *widths[1:3]]  # full resolution keeps the concatenated skip
 
+        def attend(channels: int) -> nn.Module:
+            return SMAM(channels) if attention == "smam" else MDTA(channels, channels // width)
+
         def stage(channels: int, num_blocks: int) -> nn.Sequential:
             return nn.Sequential(
-                *(TransformerBlock(channels, expansion) for _ in range(num_blocks))
+                *(TransformerBlock(channels, expansion, attend) for _ in range(num_blocks))
             )
+
+        def fuse(channels: int, reduction: int) -> nn.Module:
+            if fusion == "fefm":
+                return FEFM(channels, reduction)
+            return nn.Conv2d(2 * channels, channels, 1, bias=False)
 
         self.embed = nn.Conv2d(3, width, 3, padding=1, bias=False)
         self.encoders = nn.ModuleList(map(stage, widths[:3], blocks[:3]))
         self.downsamples = nn.ModuleList(map(Downsample, widths[:3]))
         self.latent = stage(widths[3], blocks[3])
         self.prompts = nn.ModuleList(
-            PromptBlock(channels, expansion, num_degradations, size, text_width)
+            PromptBlock(channels, expansion, num_degradations, size, prompt_text_width, attend)
             for channels, size in zip(widths[1:], prompt_sizes, strict=True)
         )
         self.upsamples = nn.ModuleList(map(Upsample, widths[1:]))
         self.fusions = nn.ModuleList(
-            [nn.Identity(), *map(FEFM, widths[1:3], self.fusion_reductions)]
+            [nn.Identity(), *map(fuse, widths[1:3], self.fusion_reductions)]
         )
         self.decoders = nn.ModuleList(map(stage, decoder_widths, blocks[:3]))
         self.refinement = stage(decoder_widths[0], refinement_blocks)
@@ -105,15 +134,10 @@ class AMPromptIR(nn.Module):
         Raises:
             ValueError: H or W is not a multiple of 8.
         """
-        batch, _, height, width = image.shape
-        if height % self.size_multiple or width % self.size_multiple:
-            raise ValueError(
-                f"image of {height} x {width} pixels: both sides must be multiples of "
-                f"{self.size_multiple}; pad it first (utils.inference.restore does)"
-            )
+        self.check_size(image)
         if named is None:
-            named = image.new_zeros(batch, self.num_degradations)
-        text_table = self.text()
+            named = image.new_zeros(len(image), self.num_degradations)
+        text_table = self.text() if self.can_be_named else None
 
         x = self.embed(image)
         skips = []

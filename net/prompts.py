@@ -12,6 +12,8 @@ Deviations from the released code (the paper's figure shows what is done here):
 The text prompt is constant over the image, so it stays (B, C, 1, 1) until it is broadcast.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -55,40 +57,45 @@ class FIM(nn.Module):
 class AMPG(nn.Module):
     """Adaptive Multi-modal Prompt Generation: text and learned maps, chosen by the features.
 
-    Shape: features (B, C, H, W), text table (K, E) and `named` (B, K) -> (B, C, H, W).
+    Shape: features (B, C, H, W), text table (K, E) and `named` (B, K) -> (B, C, H, W). Without a
+    text width there is no text side (an ablation): the table is None and `named` unused.
     """
 
     def __init__(
-        self, channels: int, num_degradations: int, prompt_size: int, text_width: int
+        self, channels: int, num_degradations: int, prompt_size: int, text_width: int | None
     ) -> None:
         super().__init__()
-        self.project_text = nn.Linear(text_width, channels)
+        self.has_text = text_width is not None
+        if self.has_text:
+            self.project_text = nn.Linear(text_width, channels)
         self.weigh = nn.Linear(channels, num_degradations)
         self.maps = nn.Parameter(torch.rand(num_degradations, channels, prompt_size, prompt_size))
-        self.interact = FIM(channels)
+        self.interact = FIM(channels) if self.has_text else nn.Conv2d(channels, channels, 1)
         self.prompt_scale = nn.Parameter(torch.ones(channels, 1, 1))
         self.feature_scale = nn.Parameter(torch.zeros(channels, 1, 1))
 
-    def forward(self, features: Tensor, text_table: Tensor, named: Tensor) -> Tensor:
+    def forward(self, features: Tensor, text_table: Tensor | None, named: Tensor) -> Tensor:
         weights = self.weigh(features.mean(dim=(2, 3))).softmax(dim=1)  # (B, K)
-
-        # a row of `named` that sums to 1 decides the text; a row of zeros leaves it to the image
-        text_weights = named + (1 - named.sum(dim=1, keepdim=True)) * weights  # (B, K)
-        text_prompt = self.project_text(text_weights @ text_table)[:, :, None, None]
 
         image_prompt = torch.einsum("bk,kchw->bchw", weights, self.maps)  # (B, C, s, s)
         image_prompt = F.interpolate(
             image_prompt, features.shape[2:], mode="bilinear", align_corners=False
         )  # (B, C, H, W)
 
-        prompt = self.interact(image_prompt, text_prompt)
+        if self.has_text:
+            # a row of `named` that sums to 1 decides; a row of zeros leaves it to the image
+            text_weights = named + (1 - named.sum(dim=1, keepdim=True)) * weights  # (B, K)
+            text_prompt = self.project_text(text_weights @ text_table)[:, :, None, None]
+            prompt = self.interact(image_prompt, text_prompt)
+        else:
+            prompt = self.interact(image_prompt)
         return self.prompt_scale * prompt + self.feature_scale * features
 
 
 class PromptBlock(nn.Module):
     """AMPG beside the features, a transformer block over both, and back to C channels.
 
-    Shape: as `AMPG`.
+    Shape: as `AMPG`. `attention` is the transformer block's.
     """
 
     def __init__(
@@ -97,14 +104,15 @@ class PromptBlock(nn.Module):
         expansion: float,
         num_degradations: int,
         prompt_size: int,
-        text_width: int,
+        text_width: int | None,
+        attention: Callable[[int], nn.Module],
     ) -> None:
         super().__init__()
         self.generate = AMPG(channels, num_degradations, prompt_size, text_width)
-        self.block = TransformerBlock(2 * channels, expansion)
+        self.block = TransformerBlock(2 * channels, expansion, attention)
         self.reduce = nn.Conv2d(2 * channels, channels, 1, bias=False)
 
-    def forward(self, features: Tensor, text_table: Tensor, named: Tensor) -> Tensor:
+    def forward(self, features: Tensor, text_table: Tensor | None, named: Tensor) -> Tensor:
         prompt = self.generate(features, text_table, named)
         joined = self.block(torch.cat([features, prompt], dim=1))  # (B, 2C, H, W)
         return self.reduce(joined)

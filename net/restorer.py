@@ -63,7 +63,7 @@ class Restorer(L.LightningModule):
         self._row = {name: index for index, name in enumerate(degradations)}
 
     def training_step(self, batch: Any, batch_index: int) -> Tensor:
-        named = self._draw_named(batch.task)
+        named = self._draw_named(batch.task) if self.net.can_be_named else None
         restored = self.net(batch.degraded, named)
         loss = restoration_loss(restored, batch.clean, self.hparams.spectral_weight)
         self.log("train/loss", loss)

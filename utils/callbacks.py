@@ -15,8 +15,8 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 from tqdm import tqdm
 
+from utils.comparison import write_comparison
 from utils.image_io import to_pixels, write_whole
-from utils.report import write_comparison
 
 MAX_DECAY = 0.999
 

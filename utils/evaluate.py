@@ -8,18 +8,24 @@ import torch
 from torch import Tensor, nn
 
 from utils.inference import restore
-from utils.metrics import psnr, ssim
+from utils.metrics import psnr, psnr_y, ssim
 
 
 class Score(NamedTuple):
-    """One image's figures: PSNR in dB and SSIM, of the degraded input and of the restored image."""
+    """One image's figures, of the degraded input and of the restored image.
+
+    PSNR and PSNR-Y in dB; seconds: to restore it; scoring_seconds: to compute these figures.
+    """
 
     name: str
     degraded_psnr: float
     degraded_ssim: float
+    degraded_psnr_y: float
     psnr: float
     ssim: float
+    psnr_y: float
     seconds: float
+    scoring_seconds: float
 
 
 def evaluate(
@@ -48,18 +54,18 @@ def evaluate(
         seconds = time.perf_counter() - start
         if quantised:
             restored = (restored * 255).round() / 255
-        score = Score(
-            sample.name,
-            psnr(degraded, clean),
-            ssim(degraded, clean),
-            psnr(restored, clean),
-            ssim(restored, clean),
-            seconds,
-        )
+        start = time.perf_counter()
+        figures = (*measure(degraded, clean), *measure(restored, clean))
+        score = Score(sample.name, *figures, seconds, time.perf_counter() - start)
         scores.append(score)
         if on_result:
             on_result(sample, restored, score)
     return scores
+
+
+def measure(image: Tensor, clean: Tensor) -> tuple[float, float, float]:
+    """PSNR, SSIM and PSNR-Y of an image (3, H, W) in [0, 1]."""
+    return psnr(image, clean), ssim(image, clean), psnr_y(image, clean)
 
 
 def mean_score(scores: Iterable[Score]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""PSNR and SSIM as scikit-image computes them, in PyTorch, on whatever device the images are.
+"""PSNR (RGB and Y) and SSIM as scikit-image computes them, in PyTorch, wherever the images are.
 
 `skimage.metrics.structural_similarity(channel_axis=0, data_range=1)`: uniform 7 x 7 window, sample
 covariance, mean over channels and over the windows that lie wholly inside the image.
@@ -9,12 +9,24 @@ from torch import Tensor
 from torch.nn import functional as F
 
 SSIM_WINDOW = 7
+LUMINANCE_WEIGHTS = (65.481, 128.553, 24.966)  # of R, G and B in [0, 1]; offset 16
 
 
 def psnr(restored: Tensor, clean: Tensor) -> float:
     """Peak signal-to-noise ratio in dB of two images in [0, 1], same shape; infinite if equal."""
     error = _wide(restored) - _wide(clean)
     return float(-10 * torch.log10(error.square().mean()))
+
+
+def psnr_y(restored: Tensor, clean: Tensor) -> float:
+    """PSNR in dB of the luminance of two RGB images (3, H, W) in [0, 1].
+
+    Luminance is ITU-R BT.601's in studio range, 16 to 235 on the 255 scale, as MATLAB's rgb2ycbcr
+    gives it for floating-point images (it is not rounded, as it would be there for uint8 ones).
+    """
+    error = _wide(restored) - _wide(clean)
+    weights = error.new_tensor(LUMINANCE_WEIGHTS) / 255
+    return float(-10 * torch.log10(torch.einsum("c,chw->hw", weights, error).square().mean()))
 
 
 def ssim(restored: Tensor, clean: Tensor) -> float:

@@ -1,0 +1,39 @@
+"""What the scripts ask of every network, whoever designed it."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+
+class RestorationNetwork(nn.Module):
+    """Degraded image in, restored image out.
+
+    Constructor arguments are keywords of plain values (they go into checkpoints); trainable
+    networks have `width` (channels at full resolution) and `expansion` (of the feed-forward).
+
+    configurations: constructor arguments by the name of a size; `paper` is the published one.
+    choices: further constructor arguments, each with its values, the published one first.
+    trainable: whether train.py can train it.
+    can_be_named: whether `named` may say what is wrong; a network that cannot is always blind.
+    size_multiple: H and W must be multiples of it (padding is the caller's, `utils.inference`).
+    unused_weights: beginnings of the names in a published checkpoint that restoring never reads.
+    inference_bytes_per_pixel: of peak memory without gradients, in float32, rounded up.
+    """
+
+    configurations: ClassVar[Mapping[str, Mapping[str, Any]]]
+    choices: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    trainable: ClassVar[bool] = True
+    can_be_named: bool = False
+    size_multiple: ClassVar[int] = 8
+    unused_weights: ClassVar[tuple[str, ...]] = ()
+    inference_bytes_per_pixel: int
+
+    def check_size(self, image: Tensor) -> None:
+        """Raise `ValueError` if H or W of (B, 3, H, W) is not a multiple of `size_multiple`."""
+        height, width = image.shape[2:]
+        if height % self.size_multiple or width % self.size_multiple:
+            raise ValueError(
+                f"image of {height} x {width} pixels: both sides must be multiples of "
+                f"{self.size_multiple}; pad it first (utils.inference.restore does)"
+            )
