@@ -365,7 +365,7 @@ def write_report(
             f"seeds {seeds}; protocol {options.protocol}; commit {commit()}; "
             f"training: {' '.join(training_flags)}",
             describe(contestants, steps),
-            f"PSNR (dB) ±half of its 95 % interval over images/SSIM, means over {seeds.count(' ') + 1} seeds:",
+            "PSNR (dB) ±half of its 95 % interval over images/SSIM, means over the seeds:",
             format_scores(scores),
             f"PSNR minus that of {next(iter(scores))}, with the 95 % interval over images, paired; "
             f"mean: over the columns of {SMALLEST_SAMPLE} images or more, seed by seed after it:",

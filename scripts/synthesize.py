@@ -1,4 +1,4 @@
-"""Training pairs from clean photographs alone: python -m scripts.synthesize --clean DIR --output DIR
+"""Pairs from clean photographs alone: python -m scripts.synthesize --clean DIR --output DIR
 
 Writes Denoise, Derain and Dehaze in the layout that train.py reads, with rain and haze made as
 `data.samples` says. What is trained on them is not comparable with published figures.

@@ -19,12 +19,12 @@ from utils.image_io import write_image
 def checkpoint(tmp_path_factory):
     """A checkpoint of `tiny` as training would save it, without training."""
     from data.degradations import DEGRADATION_NAMES
-    from net import CONFIGURATIONS
+    from net import AMPromptIR
     from net.restorer import Restorer
 
     arguments = dict(
         network="am_promptir",
-        network_arguments={**CONFIGURATIONS["tiny"], "text": "learned"},
+        network_arguments={**AMPromptIR.configurations["tiny"], "text": "learned"},
         configuration="tiny",
         text_encoder="learned",
         degradations=list(DEGRADATION_NAMES),

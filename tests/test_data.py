@@ -19,6 +19,7 @@ from data.protocols import iterate_test_set
 from data.samples import build_samples
 from data.transforms import add_noise, augment, crop_patch, crop_to_multiple, pad_to_size
 from utils.errors import UserError
+from utils.evaluate import measure
 from utils.image_io import list_images, read_image, to_pixels, write_image
 
 DENOISE, DERAIN, DEHAZE = TASKS
@@ -279,13 +280,21 @@ def test_clean_protocol_depends_on_neither_order_nor_other_sets(data_folder):
     assert not torch.equal(paper[0].degraded, everything["denoise_15", paper[0].name])
 
 
-def test_paper_protocol_matches_golden_noise(golden):
+def test_paper_protocol_matches_golden_noise_and_scores(golden):
     expected = json.loads((golden / "protocol.json").read_text())
     images = list_images(golden.parent / "data" / "CBSD68")
     data_set = DataSet("CBSD68", [Pair(None, path) for path in images])
     streams = iterate_test_set(data_set, of_task("denoise"), "paper", seed=0)
     for degradation, samples in streams:
-        wanted = expected[f"sigma{degradation.sigma}"]["first_five"]
-        found = [int(to_pixels(sample.degraded).sum(dtype=int)) for sample in samples]
-        assert found[:5] == [entry["sum_of_noisy_uint8"] for entry in wanted]
-        assert len(found) == 68
+        wanted = expected[f"sigma{degradation.sigma}"]
+        sums, scores = [], []
+        for sample in samples:
+            sums.append(int(to_pixels(sample.degraded).sum(dtype=int)))
+            scores.append(measure(sample.degraded, sample.clean)[:2])
+        first = wanted["first_five"]
+        assert sums[:5] == [entry["sum_of_noisy_uint8"] for entry in first]
+        for found, entry in zip(scores, first, strict=False):
+            assert found == pytest.approx((entry["psnr"], entry["ssim"]), abs=1e-6)
+        means = np.mean(scores, axis=0)
+        assert means == pytest.approx((wanted["psnr"], wanted["ssim"]), abs=1e-6)
+        assert len(scores) == 68

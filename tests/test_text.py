@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from data.degradations import DEGRADATIONS
-from net import CONFIGURATIONS, NETWORKS
+from net import AMPromptIR
 from net.text import TextTable, embed, weigh_by_similarity
 from utils.errors import UserError
 
@@ -40,7 +40,7 @@ def test_own_words_select_the_nearest_row(clip_file):
 
 
 def test_clip_is_not_part_of_the_network(clip_file):
-    net = NETWORKS["am_promptir"](**CONFIGURATIONS["tiny"])
+    net = AMPromptIR(**AMPromptIR.configurations["tiny"])
     before = sum(weight.numel() for weight in net.parameters())
     net.text.fill(embed(TEXTS, str(clip_file))[0])
     assert sum(weight.numel() for weight in net.parameters()) == before
@@ -50,7 +50,7 @@ def test_clip_is_not_part_of_the_network(clip_file):
 
 
 def test_a_checkpoint_fills_the_table_without_clip():
-    source, target = (NETWORKS["am_promptir"](**CONFIGURATIONS["tiny"]) for _ in range(2))
+    source, target = (AMPromptIR(**AMPromptIR.configurations["tiny"]) for _ in range(2))
     source.text.fill(torch.rand(5, 512))
     with pytest.raises(ValueError, match="table is empty"):
         target(torch.rand(1, 3, 8, 8))
@@ -90,8 +90,3 @@ def test_learned_rows_are_orthogonal_and_trainable():
     assert torch.allclose(rows @ rows.T, torch.eye(5), atol=1e-5)
     with pytest.raises(ValueError, match="text='clip'"):
         table.fill(torch.rand(5, 32))
-
-
-def test_unknown_source():
-    with pytest.raises(ValueError, match=r"'bert'.*clip, learned"):
-        TextTable("bert", 5, 32)
