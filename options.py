@@ -1,4 +1,7 @@
-"""The flags of train.py, test.py and demo.py. Nothing is parsed at import."""
+"""The flags of train.py, test.py and demo.py, and those that a script in scripts/ shares.
+
+Nothing is parsed at import.
+"""
 
 import argparse
 import os
@@ -55,17 +58,12 @@ def train_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     _add_clip_flags(group)
 
     group = parser.add_argument_group("data")
-    for task in TASKS:
-        group.add_argument(
-            f"--{task.name}_dir",
-            type=Path,
-            default=Path("data/Train") / task.train_folders[0],
-            help=f"training images to {task.name}",
-        )
+    add_training_flags(group)
     group.add_argument(
-        "--data_file_dir",
-        type=Path,
-        help="folder of published lists (noisy/denoise.txt, ...); without it every image is used",
+        "--exclude_test_scenes",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="leave out training images that show scenes of published test sets, by their names",
     )
     group.add_argument("--patch_size", type=positive, default=128, help="pixels, a multiple of 8")
     group.add_argument(
@@ -171,13 +169,7 @@ def test_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="paper: comparable with published tables; clean: whole images, 8-bit scores",
     )
     _add_checkpoint_flag(parser)
-    for task in TASKS:
-        parser.add_argument(
-            f"--{task.name}_path",
-            type=Path,
-            default=Path("test") / task.test_folders[0],
-            help=f"a {task.name} test set, or a folder of them",
-        )
+    add_test_flags(parser)
     parser.add_argument(
         "--output_path", type=Path, default=Path("output"), help="folder for images and figures"
     )
@@ -204,6 +196,33 @@ def demo_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     _add_checkpoint_flag(parser)
     _add_inference_flags(parser)
     return parser.parse_args(argv)
+
+
+def add_training_flags(parser) -> None:
+    """Where the training images are."""
+    for task in TASKS:
+        parser.add_argument(
+            f"--{task.name}_dir",
+            type=Path,
+            default=Path("data/Train") / task.train_folders[0],
+            help=f"training images to {task.name}",
+        )
+    parser.add_argument(
+        "--data_file_dir",
+        type=Path,
+        help="folder of published lists (noisy/denoise.txt, ...); without it every image is used",
+    )
+
+
+def add_test_flags(parser) -> None:
+    """Where the test images are."""
+    for task in TASKS:
+        parser.add_argument(
+            f"--{task.name}_path",
+            type=Path,
+            default=Path("test") / task.test_folders[0],
+            help=f"a {task.name} test set, or a folder of them",
+        )
 
 
 def positive(text: str) -> int:
