@@ -85,9 +85,9 @@ def main() -> int:
     for message in missed:
         warnings.warn(f"not compared: {message}", stacklevel=1)
 
-    show(findings, sentences, options.output)
     if options.output:
         write_report(options.output, findings, left_out + test_left_out, missed)
+    show(findings, sentences, options.output)
     return 1 if findings else 0
 
 

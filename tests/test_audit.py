@@ -177,6 +177,13 @@ def test_pictures_without_corners_are_compared_by_pixels():
     assert PictureIndex([]).find(GREY) == []
 
 
+@pytest.mark.parametrize("size", [(1, 1), (5, 3), (31, 40), (32, 32), (2, 3000), (3000, 100)])
+def test_pictures_of_any_size_are_compared(size, index):
+    picture = np.random.default_rng(0).integers(0, 256, (*size, 3)).astype(np.uint8)
+    assert index.find(picture) == []
+    assert [match.evidence for match in PictureIndex([picture]).find(picture)] == [EXACT]
+
+
 def test_pictures_are_reported_by_name(audit, pictures, tmp_path):
     train, test = tmp_path / "train", tmp_path / "test"
     for position, picture in enumerate(pictures[:2]):
