@@ -1,4 +1,7 @@
-"""The flags of train.py, test.py and demo.py. Nothing is parsed at import."""
+"""The flags of train.py, test.py and demo.py, and those that a script in scripts/ shares.
+
+Nothing is parsed at import.
+"""
 
 import argparse
 import os
@@ -77,11 +80,12 @@ def train_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     _add_clip_flags(group)
 
     group = parser.add_argument_group("data")
-    add_train_folders(group)
+    add_training_flags(group)
     group.add_argument(
-        "--data_file_dir",
-        type=Path,
-        help="folder of published lists (noisy/denoise.txt, ...); without it every image is used",
+        "--exclude_test_scenes",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="leave out training images that show scenes of published test sets, by their names",
     )
     group.add_argument("--patch_size", type=positive, default=128, help="pixels, a multiple of 8")
     group.add_argument(
@@ -244,7 +248,7 @@ def test_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
         choices=NETWORKS,
         help="what a published checkpoint, which does not name its network, is for",
     )
-    add_test_folders(parser)
+    add_test_flags(parser)
     parser.add_argument(
         "--output_path", type=Path, default=Path("output"), help="folder for images and figures"
     )
@@ -279,8 +283,8 @@ def demo_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def add_train_folders(parser) -> None:
-    """`--denoise_dir`, `--derain_dir` and `--dehaze_dir`."""
+def add_training_flags(parser) -> None:
+    """Where the training images are."""
     for task in TASKS:
         parser.add_argument(
             f"--{task.name}_dir",
@@ -288,10 +292,15 @@ def add_train_folders(parser) -> None:
             default=Path("data/Train") / task.train_folders[0],
             help=f"training images to {task.name}",
         )
+    parser.add_argument(
+        "--data_file_dir",
+        type=Path,
+        help="folder of published lists (noisy/denoise.txt, ...); without it every image is used",
+    )
 
 
-def add_test_folders(parser) -> None:
-    """`--denoise_path`, `--derain_path` and `--dehaze_path`."""
+def add_test_flags(parser) -> None:
+    """Where the test images are."""
     for task in TASKS:
         parser.add_argument(
             f"--{task.name}_path",

@@ -25,6 +25,7 @@ from data.datasets import TrainingSet, ValidationSet, split
 from data.degradations import DEGRADATION_NAMES, DEGRADATIONS, TASKS
 from data.loaders import make_loaders
 from data.pairing import Pair, check_sizes, describe_layout, find_data_sets, read_list
+from data.scenes import TEST_SCENES, describe_overlaps, leave_out
 from net.checkpoint import read_checkpoint
 from net.restorer import Restorer
 from net.text import embed
@@ -137,6 +138,7 @@ def make_restorer(
         degradations=list(DEGRADATION_NAMES),
         trained=options.de_type,
         run={
+            "exclude_test_scenes": options.exclude_test_scenes,
             "patch_size": options.patch_size,
             "balance": options.balance,
             "samples_per_step": plan.samples_per_step,
@@ -248,6 +250,7 @@ def find_pairs(options: Namespace) -> tuple[dict[str, list[Pair]], dict[str, lis
         pairs = [pair for data_set in data_sets for pair in data_set.pairs]
         if options.data_file_dir:
             pairs = read_list(options.data_file_dir / task.list_file, pairs)
+        pairs = check_test_scenes(pairs, task.name, options.exclude_test_scenes)
         small += check_sizes(pairs, options.patch_size)
         num_images += len(pairs)
         kept, held_out = split(pairs, options.val_images)
@@ -260,6 +263,29 @@ def find_pairs(options: Namespace) -> tuple[dict[str, list[Pair]], dict[str, lis
             stacklevel=1,
         )
     return training, validation
+
+
+def check_test_scenes(pairs: list[Pair], task: str, exclude: bool) -> list[Pair]:
+    """Leave out, or only warn of, the pairs that show scenes of a published test set.
+
+    Raises:
+        UserError: none would be left.
+    """
+    kept, overlaps = leave_out(pairs, task)
+    if not overlaps:
+        return pairs
+    what = f"{len(pairs) - len(kept)} of {len(pairs)} training images to {task}"
+    scenes = describe_overlaps(overlaps, TEST_SCENES)
+    if not exclude:
+        warnings.warn(
+            f"{what} show {scenes}: figures on that test set are void for this run", stacklevel=2
+        )
+        return pairs
+    remedy = "if these are other pictures by the same names, give --no-exclude_test_scenes"
+    if not kept:
+        raise UserError(f"{what} show {scenes}, so none is left; {remedy}")
+    warnings.warn(f"{what} are left out, they show {scenes}; {remedy}", stacklevel=2)
+    return kept
 
 
 def check_same_run(path: Path, before: dict[str, Any], now: dict[str, Any]) -> None:

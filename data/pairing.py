@@ -116,14 +116,9 @@ def read_list(file: Path, pairs: list[Pair]) -> list[Pair]:
     Raises:
         UserError: the list is missing or names an image that is not there.
     """
-    if not file.is_file():
-        raise UserError(f"{file}: no such list; drop --data_file_dir to use every image")
     by_name = {(pair.degraded or pair.clean).name: pair for pair in pairs}
     chosen, missing = [], []
-    for line in file.read_text(errors="replace").splitlines():
-        name = line.strip().rsplit("/", 1)[-1]
-        if not name:
-            continue
+    for name in read_names(file):
         pair = by_name.get(name) or by_name.get(name.removeprefix(BSD_PREFIX))
         chosen.append(pair) if pair else missing.append(name)
     if missing:
@@ -131,9 +126,22 @@ def read_list(file: Path, pairs: list[Pair]) -> list[Pair]:
             f"{file}: names {len(missing)} images that are not in the data folder "
             f"({_first_few(missing)}); add them, or drop --data_file_dir to use every image"
         )
-    if not chosen:
-        raise UserError(f"{file}: names no image; drop --data_file_dir to use every image")
     return chosen
+
+
+def read_names(file: Path) -> list[str]:
+    """The file names in a published list, without their folders.
+
+    Raises:
+        UserError: the list is missing or empty.
+    """
+    if not file.is_file():
+        raise UserError(f"{file}: no such list; give one that is, or none to use every image")
+    lines = map(str.strip, file.read_text(errors="replace").splitlines())
+    names = [line.rsplit("/", 1)[-1] for line in lines if line]
+    if not names:
+        raise UserError(f"{file}: names no image; give one that does, or none to use every image")
+    return names
 
 
 def _find_clean(folder: Path, top: Path, task: Task, depth: int) -> Iterable[DataSet]:

@@ -35,8 +35,8 @@ from net import NETWORKS
 from net.complexity import count_macs
 from options import (
     Parser,
-    add_test_folders,
-    add_train_folders,
+    add_test_flags,
+    add_training_flags,
     natural,
     network_arguments,
     positive_float,
@@ -124,8 +124,8 @@ def parse() -> tuple[Namespace, list[str]]:
         "--knowledge", nargs="+", choices=("blind", "named"), default=["blind"], help="to test"
     )
     parser.add_argument("--protocol", choices=PROTOCOLS, default="paper", help="to test by")
-    add_train_folders(parser)
-    add_test_folders(parser)
+    add_training_flags(parser)
+    add_test_flags(parser)
     parser.add_argument(
         "--output", type=Path, default=Path("output/compare"), help="folder for everything"
     )
@@ -296,6 +296,8 @@ def train(
 ) -> None:
     """Train one run to its last step, or go on with it."""
     folders = [f"--{task.name}_dir={getattr(options, f'{task.name}_dir')}" for task in TASKS]
+    if options.data_file_dir:
+        folders.append(f"--data_file_dir={options.data_file_dir}")
     call(
         "train.py",
         *training_flags,

@@ -102,7 +102,7 @@ def data_folder(tmp_path_factory, photos) -> Path:
     generator = np.random.default_rng(0)
     for index, clean in enumerate(photos):
         test = index >= 3
-        name = f"{index:04d}"
+        name = f"photo{index}"
         rainy = add_rain(clean, generator)
         hazy = add_haze(clean, make_depth(clean.shape[:2], generator), 0.9, 0.12)
         top = folder / ("test" if test else "Train")

@@ -130,7 +130,7 @@ def test_truncated_training_image(workers, fails, data_folder, train_flags, tmp_
 
 def test_foreign_file_in_a_test_set(fails, checkpoint, data_folder, tmp_path):
     shutil.copytree(data_folder / "test" / "derain", tmp_path / "derain")
-    bad = tmp_path / "derain" / "Rain100L" / "input" / "0003.png"
+    bad = tmp_path / "derain" / "Rain100L" / "input" / "photo3.png"
     bad.write_text("no image")
     flags = ["--mode", 1, "--derain_path", tmp_path / "derain", "--ckpt_name", checkpoint]
     message = fails("test", *flags, "--output_path", tmp_path / "out", "--cuda", -1)
