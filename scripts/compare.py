@@ -32,6 +32,7 @@ import torch
 from data.degradations import TASKS
 from data.protocols import PROTOCOLS
 from net import NETWORKS
+from net.checkpoint import read_checkpoint
 from net.complexity import count_macs
 from options import (
     Parser,
@@ -294,7 +295,10 @@ def train(
     options: Namespace,
     training_flags: Sequence[str],
 ) -> None:
-    """Train one run to its last step, or go on with it."""
+    """Train one run to its last step, go on with it, or leave it if it is done."""
+    last = folder / "last.ckpt"
+    if last.is_file() and read_checkpoint(last)["global_step"] >= steps:
+        return
     folders = [f"--{task.name}_dir={getattr(options, f'{task.name}_dir')}" for task in TASKS]
     if options.data_file_dir:
         folders.append(f"--data_file_dir={options.data_file_dir}")

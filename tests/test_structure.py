@@ -13,6 +13,14 @@ from tests.conftest import ROOT
 
 PACKAGES = ("data", "net", "utils")
 SCRIPTS = ("train", "test", "demo")
+NETWORK_FLAGS = {
+    "configuration": "tiny",
+    "width": "16",
+    "expansion": "2",
+    "text": "learned",
+    "attention": "mdta",
+    "fusion": "concatenation",
+}
 ALLOWED = {"utils": {"utils"}, "data": {"data", "utils"}, "net": {"net", "utils"}}
 
 
@@ -48,12 +56,22 @@ def test_net_needs_neither_lightning_nor_clip():
 def test_every_flag_is_read(script):
     required = ["--input", "x"] if script == "demo" else []
     flags = vars(getattr(options, f"{script}_options")(required))
+    flags = [name for name in flags if name not in NETWORK_FLAGS]
     patterns = {name: rf"options\.{name}\b" for name in flags}
     for task in ("denoise", "derain", "dehaze"):  # read by name, once for all tasks
         for kind in ("dir", "path"):
             patterns[f"{task}_{kind}"] = rf'getattr\(options, f"{{task\.name}}_{kind}"\)'
     source = (ROOT / f"{script}.py").read_text()
     assert [name for name in flags if not re.search(patterns[name], source)] == []
+
+
+@pytest.mark.parametrize("flag", NETWORK_FLAGS)
+def test_every_flag_of_the_network_changes_it(flag):
+    usual, other = (
+        options.network_arguments(options.train_options(flags))
+        for flags in ([], [f"--{flag}", NETWORK_FLAGS[flag]])
+    )
+    assert usual != other
 
 
 def test_requirements_are_what_is_imported():

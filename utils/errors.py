@@ -36,5 +36,5 @@ def _show_warning(message: Warning | str, *place: object) -> None:
 
 
 def _last_words(message: str, code: int) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    tqdm.write(f"error: {' '.join(message.split())}", file=sys.stderr)
     return code

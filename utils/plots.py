@@ -1,6 +1,7 @@
 """Plots: PSNR against cost, and learning curves."""
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -22,10 +23,10 @@ def plot_cost(table: Table, path: Path) -> bool:
     def points(cost: str) -> list:
         found = []
         for row in table.rows:
-            only = next(iter(row.cells.values())) if len(table.columns) == 1 else row.mean
+            cell = row.cells.get(table.columns[0]) if len(table.columns) == 1 else row.mean
             size = getattr(row, cost)
-            if size and only and len(row.cells) == len(table.columns):
-                found.append((size, only.psnr, row))
+            if size and cell and math.isfinite(cell.psnr):
+                found.append((size, cell.psnr, row))
         return found
 
     drawn = {cost: points(cost) for cost in COSTS}

@@ -1,0 +1,283 @@
+"""Intervals, results files, tables, other people's pictures, and comparisons of networks."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.stats import norm
+
+from data.degradations import DEGRADATION_NAMES
+from net import AMPromptIR
+from net.restorer import Restorer
+from tests.conftest import ROOT
+from utils.errors import UserError
+from utils.evaluate import Score
+from utils.image_io import list_images, read_image, write_image
+from utils.published import PUBLISHED
+from utils.report import Figure, summarise, write_results
+from utils.statistics import interval_of_mean
+from utils.tables import make_table
+
+
+def make_results(psnr=30.0, images=100, data_set="Rain100L", degradation="derain", **origin):
+    """The content of a results file: one data set, one PSNR for all of its images."""
+    scores = [Score(str(i), 20.0, 0.5, 21.0, psnr, 0.9, 31.0, 1.0, 0.1) for i in range(images)]
+    usual = dict(method="ours", protocol="paper", knowledge="blind", sha256="ab" * 32)
+    usual |= dict(parameters=5e6, macs=2e9)
+    return summarise([Figure(data_set, degradation, scores)], usual | origin)
+
+
+def test_interval_of_mean_is_that_of_the_normal_law_for_many_values():
+    values = np.random.default_rng(0).normal(30, 2, 400)
+    low, high = interval_of_mean(values)
+    half = norm.ppf(0.975) * values.std() / 20
+    assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.02)
+    assert interval_of_mean(values) == (low, high)  # from a fixed seed
+    assert interval_of_mean(values[:9]) is None
+    assert interval_of_mean([*values, float("inf")]) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "images", "protocol", "shown"),
+    [
+        ("Rain100L", 100, "paper", True),
+        ("derain", 100, "paper", True),
+        ("Rain100H", 100, "paper", False),
+        ("Rain100L", 2, "paper", False),
+        ("Rain100L", 100, "clean", False),
+    ],
+)
+def test_published_rows_stand_only_beside_comparable_figures(name, images, protocol, shown):
+    content = make_results(images=images, data_set=name, protocol=protocol)
+    text = make_table([content], PUBLISHED).to_markdown()
+    assert ("38.32/0.983" in text) == shown
+    assert text.count("published") == (len(PUBLISHED) if shown else 0)
+    assert "30.00" in text and "20.00/0.500" in text
+
+
+def test_published_means_are_those_of_their_columns():
+    for entry in PUBLISHED:
+        mean = sum(psnr for psnr, _ in entry.figures.values()) / 5
+        assert mean == pytest.approx(entry.mean[0], abs=0.011), entry.method
+
+
+def test_protocols_and_inputs_do_not_mix():
+    with pytest.raises(UserError, match="protocols clean and paper do not share a table"):
+        make_table([make_results(), make_results(protocol="clean")], [])
+    other = make_results()
+    other["results"][0]["degraded_psnr"] += 0.01
+    with pytest.raises(UserError, match="same images and with the same seed"):
+        make_table([make_results(), other], [])
+
+
+def test_rows_of_one_name_are_told_apart_by_their_checkpoint():
+    text = make_table([make_results(), make_results(sha256="cd" * 32)], []).to_markdown()
+    assert "ours [abababab]" in text and "ours [cdcdcdcd]" in text
+
+
+@pytest.fixture
+def checkpoints(tmp_path):
+    """Two untrained checkpoints as training would save them."""
+    paths = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        net = Restorer(
+            network="am_promptir",
+            network_arguments={**AMPromptIR.configurations["tiny"], "text": "learned"},
+            configuration="tiny",
+            text_encoder="learned",
+            degradations=list(DEGRADATION_NAMES),
+            trained=["derain"],
+            run={},
+            rate=1.0,
+            schedule="cosine",
+            spectral_weight=0.0,
+            named_probability=0.5,
+            total_steps=1,
+            steps_per_epoch=1,
+            seed=0,
+        )
+        torch.nn.init.normal_(net.net.output.weight, std=0.01)
+        paths.append(tmp_path / f"{seed}.ckpt")
+        content = {"state_dict": net.state_dict(), "hyper_parameters": dict(net.hparams)}
+        torch.save({**content, "global_step": 3}, paths[-1])
+    return paths
+
+
+def test_several_checkpoints_make_one_table(run_script, checkpoints, test_flags, tmp_path):
+    flags = ["--mode", 3, "--output_path", tmp_path / "out", "--ckpt_name", *checkpoints]
+    result = run_script("test", *test_flags, *flags, "--protocol", "clean")
+    assert result.code == 0, result.err
+    table = [line for line in result.out.splitlines() if line.startswith("|")]
+    assert len(table) == 2 + 3  # heading, degraded input, two checkpoints
+    contents = [json.loads(path.read_text()) for path in tmp_path.rglob("results.json")]
+    assert len({content["sha256"] for content in contents}) == len(contents) == 2
+    for content in contents:
+        assert content["parameters"] > 1e6 and content["macs"] > 1e9
+        assert content["versions"]["numpy"] == np.__version__
+        for figure in content["results"]:
+            assert figure["degraded_psnr"] != figure["psnr"] != figure["psnr_y"]
+            assert figure["intervals"]["psnr"] is None  # of two images
+            assert figure["scoring_seconds"] > 0
+
+    merged = run_script("scripts/table", tmp_path / "out", "--output", tmp_path / "table")
+    assert merged.code == 0, merged.err
+    assert [line for line in merged.out.splitlines() if line.startswith("|")] == table
+    latex = (tmp_path / "table" / "table.tex").read_text()
+    assert latex.count(r"\\") == 4 and r"denoise\_15" in latex
+    rows = list(csv.DictReader((tmp_path / "table" / "table.csv").open()))
+    assert len(rows) == 3 * 6  # five columns and their mean
+    assert float(rows[6]["psnr"]) == pytest.approx(contents[0]["results"][0]["psnr"], abs=10)
+    with Image.open(tmp_path / "table" / "cost.png") as picture:
+        assert picture.size == (1200, 500)
+
+
+def test_table_of_files_that_are_none(fails, tmp_path):
+    (tmp_path / "results.json").write_text("{}")
+    assert "no 'method' in it" in fails("scripts/table", tmp_path)
+    (tmp_path / "results.json").write_text("{")
+    assert "cannot be read as JSON" in fails("scripts/table", tmp_path)
+    assert "no results.json there" in fails("scripts/table", tmp_path / "nowhere")
+
+
+def test_published_rows_in_every_form(run_script, tmp_path):
+    content = make_results()
+    write_results(tmp_path, [], content)
+    result = run_script("scripts/table", tmp_path, "--output", tmp_path / "table")
+    assert result.code == 0, result.err
+    assert "AM-PromptIR, published (Table 1; named; 331" in result.out
+    rows = list(csv.DictReader((tmp_path / "table" / "table.csv").open()))
+    assert [row["published"] for row in rows] == ["0", "0"] + ["1"] * len(PUBLISHED)
+    assert rows[1]["parameters_m"] == "5.0" and rows[1]["gmacs"] == "2.0"
+    assert float(rows[1]["psnr_low"]) == float(rows[1]["psnr_high"]) == 30
+    flags = ["--output", tmp_path / "table", "--no-published"]
+    result = run_script("scripts/table", tmp_path / "results.json", *flags)
+    assert "ours" in result.out and ", published (" not in result.out
+
+
+@pytest.mark.parametrize("protocol", ["paper", "clean"])
+@pytest.mark.parametrize(("mode", "task"), [(1, "derain"), (2, "dehaze")])
+def test_scored_pictures_have_the_figures_of_test_py(
+    mode, task, protocol, run_script, checkpoints, test_flags, data_folder, tmp_path
+):
+    flags = ["--mode", mode, "--ckpt_name", checkpoints[0], "--output_path", tmp_path]
+    assert run_script("test", *test_flags, *flags, "--protocol", protocol).code == 0
+    expected = json.loads((tmp_path / f"{protocol}_blind" / "results.json").read_text())
+    top = next((data_folder / "test" / task).iterdir())
+    flags = ["--restored", tmp_path / f"{protocol}_blind" / f"{top.name}_{task}"]
+    if protocol == "paper":  # the pictures are cropped, degraded ones are cropped to them
+        flags += ["--degraded", top / "input"]
+    flags += ["--target", top / "target", "--degradation", task, "--protocol", protocol]
+    result = run_script("scripts/score", *flags, "--output", tmp_path / "scored")
+    assert result.code == 0, result.err
+    found = json.loads((tmp_path / "scored" / "results.json").read_text())
+    tolerance = {"paper": 0.02, "clean": 1e-9}[protocol]  # `paper` scores before rounding
+    for measure in ("psnr", "ssim", "psnr_y"):
+        assert found["results"][0][measure] == pytest.approx(
+            expected["results"][0][measure], abs=tolerance
+        )
+    assert found["results"][0]["data_set"] == expected["results"][0]["data_set"]
+    degraded = found["results"][0]["degraded_psnr"]
+    assert degraded == (
+        pytest.approx(expected["results"][0]["degraded_psnr"], abs=1e-9)
+        if protocol == "paper"
+        else None
+    )
+    table = run_script("scripts/table", tmp_path, "--output", tmp_path / "table")
+    assert table.code == 0, table.err
+
+
+def test_equal_pictures_have_an_infinite_psnr(run_script, data_folder, tmp_path):
+    target = data_folder / "test" / "derain" / "Rain100L" / "target"
+    flags = ["--restored", target, "--target", target, "--degradation", "derain"]
+    result = run_script("scripts/score", *flags, "--output", tmp_path)
+    assert result.code == 0, result.err
+    assert "inf/1.000" in result.out and "PSNR-Y infinite" in result.out
+    assert json.loads((tmp_path / "results.json").read_text())["results"][0]["psnr"] is None
+    assert "inf/1.000" in run_script("scripts/table", tmp_path, "--output", tmp_path / "t").out
+
+
+def test_what_cannot_be_scored_is_named(fails, data_folder, tmp_path):
+    target = data_folder / "test" / "derain" / "Rain100L" / "target"
+    flags = ["--target", target, "--degradation", "derain", "--output", tmp_path / "out"]
+    assert "no pictures there" in fails("scripts/score", "--restored", tmp_path, *flags)
+    shutil.copytree(target, tmp_path / "restored")
+    first, *_ = list_images(tmp_path / "restored")
+    write_image(first, read_image(first)[:40])
+    message = fails("scripts/score", "--restored", tmp_path / "restored", *flags)
+    assert "96 x 32 pixels" in message and "both must be equal" in message
+    first.rename(first.with_stem("unknown"))
+    message = fails("scripts/score", "--restored", tmp_path / "restored", *flags)
+    assert "no clean partner (unknown.png)" in message
+    assert "desnow" in fails(
+        "scripts/score", "--restored", target, "--target", target, "--degradation", "desnow"
+    )
+    assert not (tmp_path / "out" / "results.json").exists()
+
+
+def test_photographs_become_pairs_to_train_on(run_script, fails, train_flags, photos, tmp_path):
+    for index, photo in enumerate(photos):
+        write_image(tmp_path / "clean" / f"{index}.png", photo)
+    flags = ["--clean", tmp_path / "clean", "--output", tmp_path / "Train"]
+    assert run_script("scripts/synthesize", *flags, "--variants", 2).code == 0
+    assert "is not empty" in fails("scripts/synthesize", *flags)
+    assert "no photographs" in fails("scripts/synthesize", "--clean", tmp_path, *flags[2:])
+    folders = [
+        f"--{task}_dir={tmp_path / 'Train' / task.title()}"
+        for task in ("denoise", "derain", "dehaze")
+    ]
+    result = run_script(
+        "train",
+        *train_flags,
+        *folders,
+        "--max_steps",
+        1,
+        "--ckpt_dir",
+        tmp_path / "run",
+        "--val_images",
+        0,
+    )
+    assert result.code == 0, result.err
+    assert "derain: 10 images" in result.out and "dehaze: 10 images" in result.out
+
+
+def test_comparison_on_equal_terms(train_flags, test_flags, tmp_path):
+    """Two networks of equal cost; the same command again does nothing anew."""
+    folders = [flag for flag in (*train_flags, *test_flags) if "_dir=" in flag or "_path=" in flag]
+    common = "--configuration tiny --patch_size 16 --batch_size 2 --num_workers 0 --num_gpus 0"
+    command = [
+        *(sys.executable, "-m", "scripts.compare", *folders, f"--output={tmp_path}"),
+        *("--networks", "am_promptir:text=learned", "promptir", "--match", "macs"),
+        *("--budget", "steps", "--length", "5", "--seeds", "3"),
+        *("--knowledge", "blind", "named", "--", *common.split(), "--de_type", "derain"),
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    report = (tmp_path / "table.md").read_text()
+    assert report.count("am_promptir:text=learned, blind") == 2  # in its row and as the reference
+    assert "am_promptir:text=learned, named" in report and "promptir, named" not in report.replace(
+        "am_promptir:text=learned, named", ""
+    )
+    tests = [
+        tmp_path / folder / "seed_3" / "paper_blind" / "results.json"
+        for folder in ("am_promptir_text_learned", "promptir")
+    ]
+    macs = [json.loads(path.read_text())["macs"] for path in tests]
+    assert macs[0] == pytest.approx(macs[1], rel=0.01)
+    with Image.open(tmp_path / "learning_curves.png") as picture:
+        assert picture.size == (800, 500)
+
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.ckpt")}
+    assert len(times) == 4  # last and best of two runs
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.ckpt")} == times
+    command[command.index("5")] = "6"
+    refused = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert refused.returncode == 2 and "another folder" in refused.stderr
