@@ -36,7 +36,7 @@ def main() -> int:
     check_writable(options.output)
 
     forms = {
-        "table.md": f"Protocol {table.protocol}.\n\n{table.to_markdown()}\n",
+        "table.md": f"Protocol {table.protocol}\n\n{table.to_markdown()}\n",
         "table.tex": table.to_latex() + "\n",
         "table.csv": table.to_csv(),
     }

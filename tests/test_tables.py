@@ -57,7 +57,7 @@ def test_published_rows_stand_only_beside_comparable_figures(name, images, proto
     content = make_results(images=images, data_set=name, protocol=protocol)
     text = make_table([content], PUBLISHED).to_markdown()
     assert ("38.32/0.983" in text) == shown
-    assert text.count("published") == (len(PUBLISHED) if shown else 0)
+    assert text.count(", published [") == (len(PUBLISHED) if shown else 0)
     assert "30.00" in text and "20.00/0.500" in text
 
 
@@ -151,14 +151,14 @@ def test_published_rows_in_every_form(run_script, tmp_path):
     write_results(tmp_path, [], content)
     result = run_script("scripts/table", tmp_path, "--output", tmp_path / "table")
     assert result.code == 0, result.err
-    assert "AM-PromptIR, published (Table 1; named; 331" in result.out
+    assert "the AM-PromptIR paper's Table 1; named; 331" in result.out
     rows = list(csv.DictReader((tmp_path / "table" / "table.csv").open()))
     assert [row["published"] for row in rows] == ["0", "0"] + ["1"] * len(PUBLISHED)
     assert rows[1]["parameters_m"] == "5.0" and rows[1]["gmacs"] == "2.0"
     assert float(rows[1]["psnr_low"]) == float(rows[1]["psnr_high"]) == 30
     flags = ["--output", tmp_path / "table", "--no-published"]
     result = run_script("scripts/table", tmp_path / "results.json", *flags)
-    assert "ours" in result.out and ", published (" not in result.out
+    assert "ours" in result.out and ", published [" not in result.out
 
 
 @pytest.mark.parametrize("protocol", ["paper", "clean"])

@@ -34,24 +34,29 @@ def plot_cost(table: Table, path: Path) -> bool:
         return False
     figure = Figure(figsize=(12, 5), layout="constrained")
     for axes, (cost, title) in zip(figure.subplots(1, 2, sharey=True), COSTS.items(), strict=True):
+        largest = max((size for size, _, _ in drawn[cost]), default=1)
         for number, (size, psnr, row) in enumerate(sorted(drawn[cost], key=lambda point: point[1])):
             face = "none" if row.published else "C0"
             axes.scatter(size, psnr, s=50, facecolors=face, edgecolors="C0", zorder=3)
+            right = size > 0.7 * largest  # the name stands on the other side
             axes.annotate(
-                row.name.split(" (")[0],
+                table.label(row).replace(", published", ""),
                 (size, psnr),
-                xytext=(6, 4 if number % 2 else -10),
+                xytext=(-7 if right else 7, 3 if number % 2 else -8),
                 textcoords="offset points",
+                horizontalalignment="right" if right else "left",
                 fontsize=8,
             )
-        axes.set_xscale("log")
-        axes.margins(0.2, 0.1)
+        axes.set_xlim(0, 1.1 * largest)
+        axes.margins(y=0.1)
         axes.set_xlabel(title)
         axes.grid(alpha=0.3)
         if not drawn[cost]:
             axes.text(0.5, 0.5, "not known", ha="center", transform=axes.transAxes)
     figure.axes[0].set_ylabel("PSNR (dB), mean of the columns")
-    figure.suptitle(f"protocol {table.protocol}; filled: measured, hollow: as published")
+    figure.suptitle(
+        f"protocol {table.protocol}; filled: measured, hollow: published [note of the table]"
+    )
     _save(figure, path)
     return True
 

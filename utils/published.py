@@ -1,13 +1,13 @@
 """Figures that others have published, as they stand: protocol `paper`, three tasks, one network.
 
 They are the authors' own, not measured by this project, and not all comparable: what is known
-against a row is said in its note. Source `Table 1` is that of the AM-PromptIR paper, `own` the
-method's paper.
+against a row is said in its note.
 """
 
 from collections.abc import Mapping
 from typing import NamedTuple
 
+TABLE_1, OWN = "the AM-PromptIR paper's Table 1", "the method's own paper"
 DEGRADATIONS = ("dehaze", "derain", "denoise_15", "denoise_25", "denoise_50")
 IMAGES = {"denoise": 68, "derain": 100, "dehaze": 500}  # in the data sets these figures are of
 # their folders' names, letters and digits alone; a set may lie in the task's folder itself
@@ -46,7 +46,7 @@ PUBLISHED = (
     _row(
         "AirNet",
         "airnet",
-        "Table 1",
+        TABLE_1,
         "blind",
         None,
         None,
@@ -57,7 +57,7 @@ PUBLISHED = (
     _row(
         "PromptIR",
         "promptir",
-        "own",
+        OWN,
         "blind",
         35.6,
         43.2,
@@ -68,7 +68,7 @@ PUBLISHED = (
     _row(
         "PromptIR",
         "promptir",
-        "Table 1",
+        TABLE_1,
         "blind; denoising not as in its own paper",
         35.6,
         43.2,
@@ -79,7 +79,7 @@ PUBLISHED = (
     _row(
         "AdaIR",
         None,
-        "Table 1",
+        TABLE_1,
         "blind",
         29.0,
         None,
@@ -90,7 +90,7 @@ PUBLISHED = (
     _row(
         "MoCE-IR",
         None,
-        "own",
+        OWN,
         "blind; Gaussian SSIM",
         25.0,
         None,
@@ -101,7 +101,7 @@ PUBLISHED = (
     _row(
         "BioIR-L",
         None,
-        "own",
+        OWN,
         "",
         15.9,
         None,
@@ -112,7 +112,7 @@ PUBLISHED = (
     _row(
         "DFPIR",
         None,
-        "own",
+        OWN,
         "named; parameters without its 63 M of text encoder",
         31.0,
         None,
@@ -123,7 +123,7 @@ PUBLISHED = (
     _row(
         "MIRAGE",
         None,
-        "own",
+        OWN,
         "",
         10.0,
         None,
@@ -134,7 +134,7 @@ PUBLISHED = (
     _row(
         "DACG-IR-S",
         None,
-        "own",
+        OWN,
         "Gaussian SSIM",
         13.9,
         None,
@@ -145,7 +145,7 @@ PUBLISHED = (
     _row(
         "BaryIR-PromptIR",
         None,
-        "own",
+        OWN,
         "",
         None,
         None,
@@ -156,7 +156,7 @@ PUBLISHED = (
     _row(
         "AM-PromptIR",
         "am_promptir",
-        "Table 1",
+        TABLE_1,
         "named; 331 of the 500 haze test images are in its training list",
         64.8,
         36.2,

@@ -36,7 +36,7 @@ class Cell(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One method; parameters in millions, GMACs for one image of 128 x 128."""
+    """One method; parameters in millions, GMACs for one image of 128 x 128; note: where from."""
 
     name: str
     cells: Mapping[Column, Cell]
@@ -44,6 +44,7 @@ class Row(NamedTuple):
     parameters: float | None = None
     gmacs: float | None = None
     published: bool = False
+    note: str = ""
 
 
 class Table(NamedTuple):
@@ -54,23 +55,17 @@ class Table(NamedTuple):
     rows: list[Row]
 
     def to_markdown(self) -> str:
-        """PSNR, half its 95 % interval, SSIM, and PSNR-Y under protocol `clean`."""
-        headers = [self.legend]
-        headers += [column.title for column in self.columns]
-        lines = [[row.name, *self._cells(row)] for row in self.rows]
-        if self._has_mean:
-            headers.append("mean")
-        return format_markdown(headers, lines)
+        """The table, what its cells hold, and a note on each published row."""
+        lines = [self._line(row) for row in self.rows]
+        return "\n".join([format_markdown(self._headers, lines), "", *self._remarks])
 
     def to_latex(self) -> str:
-        """The same as a `tabular` for booktabs."""
-        headers = [self.legend, *(column.title for column in self.columns)]
-        if self._has_mean:
-            headers.append("mean")
+        """The same as a `tabular` for booktabs, with the remarks as comments."""
         lines = [
-            f"\\begin{{tabular}}{{l{'c' * (len(headers) - 1)}}}",
+            *(f"% {remark}" for remark in self._remarks),
+            f"\\begin{{tabular}}{{l{'c' * (len(self._headers) - 1)}}}",
             "\\toprule",
-            " & ".join(_escape(header) for header in headers) + r" \\",
+            " & ".join(map(_escape, self._headers)) + r" \\",
             "\\midrule",
         ]
         was_published = False
@@ -78,8 +73,7 @@ class Table(NamedTuple):
             if row.published and not was_published:
                 lines.append("\\midrule")
             was_published = row.published
-            cells = [_escape(text) for text in (row.name, *self._cells(row))]
-            lines.append(" & ".join(cells) + r" \\")
+            lines.append(" & ".join(map(_escape, self._line(row))) + r" \\")
         return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"])
 
     def to_csv(self) -> str:
@@ -100,20 +94,38 @@ class Table(NamedTuple):
         return text.getvalue()
 
     @property
-    def legend(self) -> str:
-        """What a cell holds."""
-        legend = "PSNR (dB) ±half of its 95 % interval/SSIM"
-        return legend + ("/PSNR-Y" if self.protocol == "clean" else "")
+    def notes(self) -> list[str]:
+        """The notes on published rows; the first has the number 1."""
+        return list(dict.fromkeys(row.note for row in self.rows if row.note))
+
+    def label(self, row: Row) -> str:
+        """A row's name, marked if its figures are as published."""
+        return f"{row.name}, published [{self.notes.index(row.note) + 1}]" if row.note else row.name
+
+    @property
+    def _headers(self) -> list[str]:
+        headers = ["method", "M", "GMACs", *(column.title for column in self.columns)]
+        return [*headers, "mean"] if self._has_mean else headers
+
+    @property
+    def _remarks(self) -> list[str]:
+        cell = "PSNR (dB) ±half of its 95 % interval over images/SSIM"
+        cell += "/PSNR-Y" if self.protocol == "clean" else ""
+        cost = "M: million parameters; GMACs: of one image of 128 x 128"
+        notes = [f"[{number}] {note}" for number, note in enumerate(self.notes, start=1)]
+        return [f"{cell}; {cost}", *notes]
 
     @property
     def _has_mean(self) -> bool:
         return any(row.mean for row in self.rows)
 
-    def _cells(self, row: Row) -> list[str]:
+    def _line(self, row: Row) -> list[str]:
+        costs = [f"{cost:.2f}" if cost else NOTHING for cost in (row.parameters, row.gmacs)]
         cells = [row.cells.get(column) for column in self.columns]
         if self._has_mean:
             cells.append(row.mean)
-        return [self._format(cell) if cell else NOTHING for cell in cells]
+        cells = [self._format(cell) if cell else NOTHING for cell in cells]
+        return [self.label(row), *costs, *cells]
 
     def _format(self, cell: Cell) -> str:
         parts = [f"{cell.psnr:.2f}"]
@@ -216,14 +228,14 @@ def _published_row(entry: Published, columns: Sequence[Column]) -> Row | None:
     if not cells:
         return None
     complete = len(cells) == len(columns) == len(entry.figures)
-    details = "; ".join(filter(None, (entry.source, entry.note)))
     return Row(
-        f"{entry.method}, published ({details})",
+        entry.method,
         cells,
         Cell(*entry.mean) if complete else None,
         entry.parameters,
         entry.gmacs,
         published=True,
+        note="; ".join(filter(None, (entry.source, entry.note))),
     )
 
 
