@@ -128,6 +128,7 @@ def _load_ours(path: Path, content: dict[str, Any], arguments: dict[str, Any]) -
         description = {
             **_identify(path, net),
             "steps": content["global_step"],
+            "test_scenes_excluded": arguments["run"].get("exclude_test_scenes"),
             **{key: arguments[key] for key in DESCRIBED},
         }
         degradations = list(arguments["degradations"]) if net.can_be_named else []
@@ -165,6 +166,7 @@ def _load_published(path: Path, content: Any, network: str) -> Trained:
         network_arguments=arguments,
         text_encoder="none",
         trained=[],
+        test_scenes_excluded=None,
     )
     return Trained(net.eval(), [], {**_identify(path, net), **origin})
 

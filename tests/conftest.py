@@ -12,7 +12,10 @@ import pytest
 import skimage.data
 import torch
 
+from data.degradations import DEGRADATION_NAMES
 from data.samples import add_haze, add_rain, make_depth
+from net import AMPromptIR
+from net.restorer import Restorer
 from utils.image_io import write_image
 
 ROOT = Path(__file__).parent.parent
@@ -119,6 +122,31 @@ def data_folder(tmp_path_factory, photos) -> Path:
             write_image(top / "Dehaze" / "synthetic" / f"{name}_0.9_0.12.jpg", hazy)
             write_image(top / "Dehaze" / "original" / f"{name}.png", clean)
     return folder
+
+
+def save_untrained(path: Path, seed: int = 0) -> Path:
+    """A checkpoint of `tiny` as training saves it, with a last convolution that is not zero."""
+    torch.manual_seed(seed)
+    module = Restorer(
+        network="am_promptir",
+        network_arguments={**AMPromptIR.configurations["tiny"], "text": "learned"},
+        configuration="tiny",
+        text_encoder="learned",
+        degradations=list(DEGRADATION_NAMES),
+        trained=["derain"],
+        run={},
+        rate=1.0,
+        schedule="cosine",
+        spectral_weight=0.0,
+        named_probability=0.5,
+        total_steps=1,
+        steps_per_epoch=1,
+        seed=0,
+    )
+    torch.nn.init.normal_(module.net.output.weight, std=0.01)
+    content = {"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams)}
+    torch.save({**content, "global_step": 0}, path)
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -11,40 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, save_untrained
 from utils.image_io import write_image
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     """A checkpoint of `tiny` as training would save it, without training."""
-    from data.degradations import DEGRADATION_NAMES
-    from net import AMPromptIR
-    from net.restorer import Restorer
-
-    arguments = dict(
-        network="am_promptir",
-        network_arguments={**AMPromptIR.configurations["tiny"], "text": "learned"},
-        configuration="tiny",
-        text_encoder="learned",
-        degradations=list(DEGRADATION_NAMES),
-        trained=["derain"],
-    )
-    net = Restorer(
-        **arguments,
-        run={},
-        rate=1.0,
-        schedule="cosine",
-        spectral_weight=0.0,
-        named_probability=0.5,
-        total_steps=1,
-        steps_per_epoch=1,
-        seed=0,
-    )
-    path = tmp_path_factory.mktemp("checkpoint") / "tiny.ckpt"
-    content = {"state_dict": net.state_dict(), "hyper_parameters": arguments, "global_step": 0}
-    torch.save(content, path)
-    return path
+    return save_untrained(tmp_path_factory.mktemp("checkpoint") / "tiny.ckpt")
 
 
 def changed(checkpoint, path, **hyper_parameters):

@@ -11,7 +11,7 @@ zero, as in `AMPromptIR`.
 """
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +43,7 @@ class PromptIR(Restormer):
     """Degraded image in, restored image out, blind.
 
     Args:
-        width, blocks, refinement_blocks, expansion, heads: as `Restormer`.
+        width, expansion, heads, and of the trunk alone blocks, refinement_blocks: as `Restormer`.
         prompt_sizes: side of the learned maps at levels 1, 2 and 3.
     """
 
@@ -59,19 +59,12 @@ class PromptIR(Restormer):
         self,
         *,
         width: int = 48,
-        blocks: Sequence[int] = (4, 6, 6, 8),
-        refinement_blocks: int = 4,
         expansion: float = 2.66,
         heads: Sequence[int] = (1, 2, 4, 8),
         prompt_sizes: Sequence[int] = (64, 32, 16),
+        **trunk: Any,
     ) -> None:
-        super().__init__(
-            width=width,
-            blocks=blocks,
-            refinement_blocks=refinement_blocks,
-            expansion=expansion,
-            heads=heads,
-        )
+        super().__init__(width=width, expansion=expansion, heads=heads, **trunk)
         unit = round(width / 3)
         widths = (2 * width, 4 * width, 8 * width)
         prompt_widths = (4 * unit, 8 * unit, 20 * unit)  # 64, 128, 320 as published
