@@ -1,26 +1,26 @@
 """A fair comparison: networks trained on the same data, seeds, patches and budget, then tested.
 
-python -m scripts.compare --networks am_promptir promptir --match parameters \
-    --budget steps --length 2000 --seeds 0 1 -- --configuration tiny --text learned
+python -m scripts.compare --networks am_promptir:text=learned promptir --match parameters \
+    --budget steps --length 2000 --seeds 0 1 -- --configuration tiny
 
 A network may be followed by flags of train.py: `am_promptir:fusion=concatenation` is an ablation.
 The first network is the reference: the others are made as large (`--match`) by their width and
 the expansion of their feed-forward, and their figures are given as differences to it as well.
-Flags after `--` go to every training. What is there already is not trained again: the same command
-goes on where it was stopped. The last weights of each run are tested, not those of the best
-validation, and learning curves are those of validation.
+Flags of train.py after `--` go to every training. The same command goes on where it was stopped;
+plan.json in the output folder holds what the folder is a comparison of. The last weights of each
+run are tested, not those of the best validation; learning curves are those of validation.
+
+A budget of minutes counts forward, backward and update, timed in turns before the first training;
+loading and validation are not in it.
 
 Writes table.md (means over seeds, 95 % bootstrap intervals over images), learning_curves.png, and a
 folder for each network and seed.
 """
 
 import json
-import math
-import statistics
-import subprocess
 import sys
-import time
 from argparse import Namespace
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,11 +28,14 @@ from typing import Any, NamedTuple
 import torch
 
 from data.degradations import TASKS
+from data.pairing import find_data_sets
 from data.protocols import PROTOCOLS
-from net import NETWORKS
+from net import NETWORKS, RestorationNetwork
 from net.checkpoint import read_checkpoint
-from net.complexity import count_macs
+from net.complexity import count_macs, count_parameters
+from net.matching import MEASURES, match_size, measure_size
 from options import (
+    TRAINABLE,
     Parser,
     add_test_flags,
     add_training_flags,
@@ -41,52 +44,66 @@ from options import (
     positive_float,
     train_options,
 )
+from utils.devices import choose_machine
 from utils.errors import UserError, run
 from utils.image_io import check_writable, write_whole
-from utils.losses import restoration_loss
 from utils.plots import plot_learning_curves
+from utils.processes import run_script
 from utils.report import RESULTS, commit
 from utils.runs import format_differences, format_scores, read_learning_curve, read_scores
 from utils.statistics import SMALLEST_SAMPLE
 from utils.tables import NOTHING, format_markdown
+from utils.timing import make_training_step, time_in_turns
 
-ROOT = Path(__file__).parent.parent
-CLOSE = 0.01  # sizes that differ by less are equal
-WIDTHS = range(8, 129, 2)
-EXPANSIONS = (0.5, 8.0)
+PLAN = "plan.json"
 VALIDATIONS = 5  # points of a learning curve
 TIMED_ROUNDS = 5
+SET_HERE = (  # flags of train.py that a training cannot be given
+    *(f"{task.name}_dir" for task in TASKS),
+    *("data_file_dir", "seed", "epochs", "max_steps", "max_minutes"),
+    *("ckpt_dir", "resume", "val_every"),
+)
 
 
 class Contestant(NamedTuple):
-    """A network and how it is trained: its title, flags of train.py, size and pace.
+    """A network and how it is trained.
 
-    macs: for one image of 128 x 128; seconds_per_step: of training, here and now.
+    Its title, all flags of train.py, what these come to, parameters, and multiply-accumulates for
+    one image of 128 x 128.
     """
 
     title: str
     flags: tuple[str, ...]
+    options: Namespace
     parameters: int
     macs: int
-    can_be_named: bool
-    seconds_per_step: float
 
     @property
     def folder(self) -> str:
         return "".join(char if char.isalnum() else "_" for char in self.title)
 
+    @property
+    def can_be_named(self) -> bool:
+        return self.build("meta").can_be_named
+
+    def build(self, device: str) -> RestorationNetwork:
+        """The network, with random weights."""
+        with torch.device(device):
+            return NETWORKS[self.options.network](**network_arguments(self.options))
+
 
 def main() -> int:
     options, training_flags = parse()
     contestants = make_contestants(options, training_flags)
-    steps = count_steps(options, contestants)
+    check(options, contestants)
     check_writable(options.output)
+    steps = make_plan(options, contestants)
     print(describe(contestants, steps), flush=True)
 
     for seed in options.seeds:
         for contestant in contestants:
             folder = options.output / contestant.folder / f"seed_{seed}"
-            train(contestant, folder, seed, steps[contestant], options, training_flags)
+            train(contestant, folder, seed, steps[contestant.title], options)
             for knowledge in options.knowledge:
                 if knowledge == "blind" or contestant.can_be_named:
                     test(folder, knowledge, options)
@@ -104,11 +121,11 @@ def parse() -> tuple[Namespace, list[str]]:
         nargs="+",
         required=True,
         metavar="NAME[:flag=value,...]",
-        help=f"one of {' '.join(NETWORKS)}, with flags of train.py; the first is the reference",
+        help=f"one of {' '.join(TRAINABLE)}, with flags of train.py; the first is the reference",
     )
     parser.add_argument(
         "--match",
-        choices=("parameters", "macs", "none"),
+        choices=(*MEASURES, "none"),
         default="parameters",
         help="what of the reference the others get as well",
     )
@@ -135,183 +152,206 @@ def parse() -> tuple[Namespace, list[str]]:
 
 
 def make_contestants(options: Namespace, training_flags: Sequence[str]) -> list[Contestant]:
-    """Parse `--networks`, match sizes and time a training step of each.
+    """Parse `--networks` and match their sizes.
 
     Raises:
         UserError: a network or flag is wrong, or cannot be made as large as the reference.
     """
-    prepared = []
-    target = None
+    usual = train_options([])
+    contestants: list[Contestant] = []
     for title in options.networks:
         name, _, extra = title.partition(":")
-        if name not in NETWORKS or not NETWORKS[name].trainable:
-            trainable = [key for key, network in NETWORKS.items() if network.trainable]
-            raise UserError(f"--networks {title}: expected one of {', '.join(trainable)}")
-        flags = (f"--network={name}", *(f"--{flag}" for flag in filter(None, extra.split(","))))
-        chosen = train_options([*training_flags, *flags])
-        arguments = network_arguments(chosen)
-        size = measure_size(name, arguments, options.match)
-        if target is None:
-            target = size
-        elif abs(size / target - 1) > CLOSE:
-            width, expansion = match(name, arguments, options.match, target)
-            flags += (f"--width={width}", f"--expansion={expansion}")
-            arguments |= {"width": width, "expansion": expansion}
-        prepared.append((title, flags, chosen, arguments))
-
-    networks = [NETWORKS[chosen.network](**arguments) for _, _, chosen, arguments in prepared]
-    for net in networks:
-        if getattr(net, "text", None) is not None and net.text.from_clip:
-            net.text.fill(torch.randn_like(net.text.embeddings))
-    paces = time_steps(networks, prepared[0][2].batch_size, prepared[0][2].patch_size)
-    return [
-        Contestant(title, flags, count_parameters(net), count_macs(net), net.can_be_named, pace)
-        for (title, flags, _, _), net, pace in zip(prepared, networks, paces, strict=True)
-    ]
-
-
-def count_parameters(net: torch.nn.Module) -> int:
-    """Number of trainable values."""
-    return sum(parameter.numel() for parameter in net.parameters())
-
-
-def measure_size(name: str, arguments: dict[str, Any], measure: str) -> float:
-    """Parameters or multiply-accumulates of a network (1 where nothing is to be matched)."""
-    if measure == "none":
-        return 1
-    with torch.device("meta"):
-        net = NETWORKS[name](**arguments)
-    if measure == "parameters":
-        return count_parameters(net)
-    if getattr(net, "text", None) is not None:
-        net.text.filled = True  # only shapes matter here
-    return count_macs(net)
-
-
-def match(name: str, arguments: dict[str, Any], measure: str, target: float) -> tuple[int, float]:
-    """The width, and the expansion of the feed-forward, that give a network the target's size.
-
-    Raises:
-        UserError: none does.
-    """
-
-    def size(width: int, expansion: float) -> float:
-        changed = {**arguments, "width": width, "expansion": expansion}
-        return measure_size(name, changed, measure)
-
-    usual = arguments.get("expansion", 2.66)
-    width = min(WIDTHS, key=lambda width: abs(math.log(size(width, usual) / target)))
-    low, high = EXPANSIONS
-    for _ in range(12):
-        middle = (low + high) / 2
-        low, high = (middle, high) if size(width, middle) < target else (low, middle)
-    expansion = round(low, 3)
-    if abs(size(width, expansion) / target - 1) > CLOSE:
-        raise UserError(
-            f"--match {measure}: {name} cannot be given the reference's {target:,.0f}; the "
-            f"nearest is {size(width, expansion):,.0f}; give --match none and its --width"
+        if name not in TRAINABLE:
+            raise UserError(f"--networks {title}: expected one of {', '.join(TRAINABLE)}")
+        own = (f"--network={name}", *(f"--{flag}" for flag in filter(None, extra.split(","))))
+        flags = (*training_flags, *own)
+        chosen = train_options(flags)
+        for key in SET_HERE:
+            if getattr(chosen, key) != getattr(usual, key):
+                raise UserError(
+                    f"--{key} {getattr(chosen, key)}: set by the comparison for every training; "
+                    "leave it out there (folders, --seeds and --length go before --)"
+                )
+        if options.match != "none" and contestants:
+            if "width=" in extra or "expansion=" in extra:
+                raise UserError(
+                    f"--networks {title}: its size follows from --match {options.match}; "
+                    "leave width and expansion out, or give --match none"
+                )
+            reference = network_arguments(contestants[0].options)
+            target = measure_size(contestants[0].options.network, reference, options.match)
+            sizes = match_size(name, network_arguments(chosen), options.match, target)
+            flags += tuple(f"--{key}={value}" for key, value in sizes.items())
+        contestant = Contestant(title, flags, train_options(flags), 0, 0)
+        net = contestant.build("meta")
+        contestants.append(
+            contestant._replace(parameters=count_parameters(net), macs=count_macs(net))
         )
-    return width, expansion
+    return contestants
 
 
-def time_steps(networks: Sequence[torch.nn.Module], batch: int, patch: int) -> list[float]:
-    """Median seconds of forward, backward and update of each network, measured in turns."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    degraded, clean = torch.rand(2, batch, 3, patch, patch, device=device)
-    taken: list[list[float]] = [[] for _ in networks]
-    for network in networks:
-        network.to(device)
-    optimizers = [torch.optim.AdamW(network.parameters(), lr=0.0) for network in networks]
-    for round_number in range(TIMED_ROUNDS + 1):
-        for network, optimizer, times in zip(networks, optimizers, taken, strict=True):
-            start = time.perf_counter()
-            restoration_loss(network(degraded), clean, 0.01).backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            if round_number:  # the first is a warm-up
-                times.append(time.perf_counter() - start)
-    for network in networks:
-        network.to("cpu")
-    return [statistics.median(times) for times in taken]
+def check(options: Namespace, contestants: Sequence[Contestant]) -> None:
+    """Raise `UserError` for what would only fail, or mislead, after the first training."""
+    for flag, values in (
+        ("--networks", [contestant.folder for contestant in contestants]),
+        ("--seeds", options.seeds),
+    ):
+        value, count = Counter(values).most_common(1)[0]
+        if count > 1:
+            raise UserError(f"{flag}: {value} is there {count} times; give each once")
+    if "blind" not in options.knowledge:
+        for contestant in contestants:
+            if not contestant.can_be_named:
+                raise UserError(
+                    f"--knowledge named: {contestant.title} cannot be told what is wrong; "
+                    "give blind as well"
+                )
+    if options.budget == "steps" and not options.length.is_integer():
+        raise UserError(f"--length {options.length}: expected a whole number of steps")
+    folders = {task: getattr(options, f"{task.name}_path") for task in TASKS}
+    if not any(find_data_sets(folder, task, task.test_folders) for task, folder in folders.items()):
+        raise UserError(
+            f"no test images in {', '.join(map(str, folders.values()))}; put them there, or give "
+            "--denoise_path, --derain_path or --dehaze_path"
+        )
 
 
-def count_steps(options: Namespace, contestants: Sequence[Contestant]) -> dict[Contestant, int]:
-    """Optimizer steps of each contestant; a plan made before is kept.
+def make_plan(options: Namespace, contestants: Sequence[Contestant]) -> dict[str, int]:
+    """Optimizer steps of each contestant, by title; kept in the output folder from then on.
 
     Raises:
         UserError: the output folder is of another comparison.
     """
-    plan = {
+    terms = {
         "budget": f"{options.length:g} {options.budget}",
         "match": options.match,
-        "steps": {
-            contestant.title: round(
-                options.length
-                if options.budget == "steps"
-                else 60 * options.length / contestant.seconds_per_step
-            )
-            for contestant in contestants
+        "reference": contestants[0].title,
+        **{
+            key: str(getattr(options, key) or "")
+            for task in TASKS
+            for key in (f"{task.name}_dir", f"{task.name}_path", "data_file_dir")
         },
     }
-    file = options.output / "plan.json"
-    if file.is_file():
-        before = json.loads(file.read_text())
-        if [before["budget"], before["match"]] != [plan["budget"], plan["match"]]:
+    flags = {contestant.title: list(contestant.flags) for contestant in contestants}
+    before = read_plan(options.output / PLAN)
+    if before:
+        for key, value in (terms | flags).items():
+            there = (before["terms"] | before["flags"]).get(key, value)
+            if there != value:
+                raise UserError(
+                    f"--output {options.output}: holds a comparison with {key} {_show(there)}, "
+                    f"this one has {_show(value)}; give another folder"
+                )
+        new = [title for title in flags if title not in before["steps"]]
+        if new and options.budget == "minutes":
             raise UserError(
-                f"--output {options.output}: holds a comparison with a budget of "
-                f"{before['budget']} and --match {before['match']}; give another folder"
+                f"--networks {new[0]}: was not timed with the others in {options.output}; "
+                "give another folder"
             )
-        plan["steps"] |= before["steps"]
-    write_whole(file, lambda out: out.write(json.dumps(plan, indent=2).encode()))
-    return {contestant: max(1, plan["steps"][contestant.title]) for contestant in contestants}
+    else:
+        before = {"flags": {}, "steps": {}}
+
+    if options.budget == "steps":
+        steps = dict.fromkeys(flags, int(options.length))
+    elif before["steps"]:
+        steps = before["steps"]
+    else:
+        steps = {
+            contestant.title: max(1, round(60 * options.length / seconds))
+            for contestant, seconds in zip(contestants, time_steps(contestants), strict=True)
+        }
+    plan = {"terms": terms, "flags": before["flags"] | flags, "steps": before["steps"] | steps}
+    text = json.dumps(plan, indent=2)
+    write_whole(options.output / PLAN, lambda file: file.write(text.encode()))
+    return steps
 
 
-def describe(contestants: Sequence[Contestant], steps: dict[Contestant, int]) -> str:
-    """Sizes, steps and pace of the contestants."""
-    reference = contestants[0]
-    headers = ("network", "flags", "parameters (M)", "GMACs at 128", "steps", "time a step")
-    rows = [
-        (
-            contestant.title,
-            " ".join(contestant.flags[1:]) or NOTHING,
-            f"{contestant.parameters / 1e6:.3f}",
-            f"{contestant.macs / 1e9:.3f}",
-            str(steps[contestant]),
-            f"x {contestant.seconds_per_step / reference.seconds_per_step:.2f}",
+def read_plan(file: Path) -> dict[str, Any] | None:
+    """The plan of the comparison in a folder, or None for a new one.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    if not file.exists():
+        return None
+    try:
+        plan = json.loads(file.read_text())
+        assert all(isinstance(plan[key], dict) for key in ("terms", "flags", "steps"))
+    except (OSError, ValueError, TypeError, KeyError, AssertionError) as error:
+        raise UserError(
+            f"{file}: damaged, or of another version; give another --output folder"
+        ) from error
+    return plan
+
+
+def _show(value: object) -> str:
+    return " ".join(value) if isinstance(value, list) else str(value) or "none"
+
+
+def time_steps(contestants: Sequence[Contestant]) -> list[float]:
+    """Median seconds of a training step of each, timed in turns, where train.py would train."""
+    steps = []
+    for contestant in contestants:
+        chosen = contestant.options
+        machine = choose_machine(chosen.num_gpus, chosen.num_nodes, chosen.cuda, chosen.precision)
+        index = machine.devices[0] if isinstance(machine.devices, list) else 0
+        net = contestant.build("cpu")
+        text = getattr(net, "text", None)
+        if text is not None and not text.filled:
+            text.fill(torch.randn_like(text.embeddings))
+        steps.append(
+            make_training_step(
+                net,
+                torch.device(machine.accelerator, index),
+                chosen.batch_size,
+                chosen.patch_size,
+                bf16="bf16" in machine.precision,
+            )
         )
-        for contestant in contestants
-    ]
+    return time_in_turns(steps, TIMED_ROUNDS)
+
+
+def describe(contestants: Sequence[Contestant], steps: dict[str, int]) -> str:
+    """Sizes and steps of the contestants."""
+    headers = ("network", "width", "expansion", "parameters (M)", "GMACs at 128", "steps")
+    rows = []
+    for contestant in contestants:
+        arguments = network_arguments(contestant.options)
+        sizes = [str(arguments.get(name, NOTHING)) for name in ("width", "expansion")]
+        costs = [f"{contestant.parameters / 1e6:.3f}", f"{contestant.macs / 1e9:.3f}"]
+        rows.append((contestant.title, *sizes, *costs, str(steps[contestant.title])))
     return format_markdown(headers, rows)
 
 
-def train(
-    contestant: Contestant,
-    folder: Path,
-    seed: int,
-    steps: int,
-    options: Namespace,
-    training_flags: Sequence[str],
-) -> None:
-    """Train one run to its last step, go on with it, or leave it if it is done."""
+def train(contestant: Contestant, folder: Path, seed: int, steps: int, options: Namespace) -> None:
+    """Train one run to its last step, go on with it, or leave it if it is done.
+
+    Raises:
+        UserError: train.py ended before the last step.
+    """
     last = folder / "last.ckpt"
-    if last.is_file() and read_checkpoint(last)["global_step"] >= steps:
+
+    def is_done() -> bool:
+        return last.is_file() and read_checkpoint(last)["global_step"] >= steps
+
+    if is_done():
         return
     folders = [f"--{task.name}_dir={getattr(options, f'{task.name}_dir')}" for task in TASKS]
     if options.data_file_dir:
         folders.append(f"--data_file_dir={options.data_file_dir}")
-    call(
+    run_script(
         "train.py",
-        *training_flags,
         *contestant.flags,
         *folders,
         f"--seed={seed}",
+        f"--epochs={steps}",  # never fewer steps than that
         f"--max_steps={steps}",
         f"--val_every={max(1, steps // VALIDATIONS)}",
         f"--ckpt_dir={folder}",
         "--resume",
     )
+    if not is_done():
+        raise UserError(f"{last}: ended before step {steps}; the same command goes on from there")
 
 
 def test(folder: Path, knowledge: str, options: Namespace) -> None:
@@ -320,30 +360,21 @@ def test(folder: Path, knowledge: str, options: Namespace) -> None:
     results = folder / f"{options.protocol}_{knowledge}" / RESULTS
     if results.is_file() and results.stat().st_mtime >= checkpoint.stat().st_mtime:
         return
-    folders = [f"--{task.name}_path={getattr(options, f'{task.name}_path')}" for task in TASKS]
-    named = ["--named"] if knowledge == "named" else []
-    call(
+    run_script(
         "test.py",
-        *folders,
-        *named,
+        *(f"--{task.name}_path={getattr(options, f'{task.name}_path')}" for task in TASKS),
+        *(["--named"] if knowledge == "named" else []),
         f"--ckpt_name={checkpoint}",
         f"--protocol={options.protocol}",
         f"--output_path={folder}",
     )
 
 
-def call(script: str, *arguments: str) -> None:
-    """Run a script of the project; end with its exit code if it fails."""
-    done = subprocess.run([sys.executable, ROOT / script, *arguments], cwd=ROOT)
-    if done.returncode:
-        sys.exit(done.returncode)
-
-
 def write_report(
     options: Namespace,
     training_flags: Sequence[str],
     contestants: Sequence[Contestant],
-    steps: dict[Contestant, int],
+    steps: dict[str, int],
 ) -> str:
     """Tables and learning curves of all runs; returns the tables."""
     scores, curves = {}, {}
@@ -351,26 +382,28 @@ def write_report(
         folders = [options.output / contestant.folder / f"seed_{seed}" for seed in options.seeds]
         curves[contestant.title] = [read_learning_curve(folder) for folder in folders]
         for knowledge in options.knowledge:
-            tests = [folder / f"{options.protocol}_{knowledge}" for folder in folders]
-            if tests[0].is_dir():
+            if knowledge == "blind" or contestant.can_be_named:
+                tests = [folder / f"{options.protocol}_{knowledge}" for folder in folders]
                 scores[f"{contestant.title}, {knowledge}"] = read_scores(tests)
-    plot_learning_curves(curves, options.output / "learning_curves.png")
 
     seeds = " ".join(map(str, options.seeds))
-    report = "\n\n".join(
-        (
-            f"Budget: {options.length:g} {options.budget} a run; matched: {options.match}; "
-            f"seeds {seeds}; protocol {options.protocol}; commit {commit()}; "
-            f"training: {' '.join(training_flags)}",
-            describe(contestants, steps),
-            "PSNR (dB) ±half of its 95 % interval over images/SSIM, means over the seeds:",
-            format_scores(scores),
+    parts = [
+        f"Budget: {options.length:g} {options.budget} a run; matched: {options.match}; "
+        f"seeds: {seeds}; protocol {options.protocol}; commit {commit()}; "
+        f"flags of every training: {' '.join(training_flags) or 'none'}",
+        describe(contestants, steps),
+        "PSNR (dB) ±half of its 95 % interval over images/SSIM, means over the seeds:",
+        format_scores(scores),
+    ]
+    if len(scores) > 1:
+        parts += [
             f"PSNR minus that of {next(iter(scores))}, with the 95 % interval over images, paired; "
             f"mean: over the columns of {SMALLEST_SAMPLE} images or more, seed by seed after it:",
             format_differences(scores),
-        )
-    )
+        ]
+    report = "\n\n".join(parts)
     write_whole(options.output / "table.md", lambda file: file.write(f"{report}\n".encode()))
+    plot_learning_curves(curves, options.output / "learning_curves.png")
     return report
 
 

@@ -8,7 +8,6 @@ shows that everything works, and stands for nothing else.
 import argparse
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,8 +15,8 @@ from data.degradations import TASKS
 from data.samples import build_samples
 from utils.errors import UserError, run
 from utils.image_io import write_whole
+from utils.processes import ROOT, run_script
 
-ROOT = Path(__file__).parent.parent
 SIZE = ("--configuration", "tiny", "--text", "learned", "--patch_size", "48", "--batch_size", "4")
 RECIPE = (*SIZE, "--lr", "1e-3", "--val_images", "0", "--num_workers", "2")
 MARKER = ".made_by_quickstart"
@@ -38,12 +37,12 @@ def main() -> int:
 
     print(f"\n2. training `tiny` for {options.steps} steps", flush=True)
     steps = (f"--max_steps={options.steps}", f"--ckpt_dir={folder / 'ckpt'}")
-    call("train.py", *RECIPE, *steps, *train)
+    run_script("train.py", *RECIPE, *steps, *train)
 
     print("\n3. testing on other photographs", flush=True)
     output = folder / "output"
     checkpoint = folder / "ckpt" / "best.ckpt"
-    call(
+    run_script(
         "test.py",
         "--mode=3",
         "--compare",
@@ -70,13 +69,6 @@ def make_empty(folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"--folder {folder}: is there already; choose a new or empty folder")
     write_whole(folder / MARKER, lambda file: None)
-
-
-def call(script: str, *arguments: str) -> None:
-    """Run a script of the project; end with its exit code if it fails."""
-    done = subprocess.run([sys.executable, ROOT / script, *arguments], cwd=ROOT)
-    if done.returncode:
-        sys.exit(done.returncode)
 
 
 def judge(results: Path) -> int:

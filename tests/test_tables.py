@@ -3,15 +3,13 @@
 import csv
 import json
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 from scipy.stats import norm
 
-from tests.conftest import ROOT, save_untrained
+from tests.conftest import save_untrained
 from utils.errors import UserError
 from utils.evaluate import Score
 from utils.image_io import list_images, read_image, write_image
@@ -219,39 +217,3 @@ def test_photographs_become_pairs_to_train_on(run_script, fails, train_flags, ph
     )
     assert result.code == 0, result.err
     assert "derain: 10 images" in result.out and "dehaze: 10 images" in result.out
-
-
-def test_comparison_on_equal_terms(train_flags, test_flags, tmp_path):
-    """Two networks of equal cost; the same command again does nothing anew."""
-    folders = [flag for flag in (*train_flags, *test_flags) if "_dir=" in flag or "_path=" in flag]
-    common = "--configuration tiny --patch_size 16 --batch_size 2 --num_workers 0 --num_gpus 0"
-    command = [
-        *(sys.executable, "-m", "scripts.compare", *folders, f"--output={tmp_path}"),
-        *("--networks", "am_promptir:text=learned", "promptir", "--match", "macs"),
-        *("--budget", "steps", "--length", "5", "--seeds", "3"),
-        *("--knowledge", "blind", "named", "--", *common.split(), "--de_type", "derain"),
-    ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    report = (tmp_path / "table.md").read_text()
-    assert report.count("am_promptir:text=learned, blind") == 2  # in its row and as the reference
-    assert "am_promptir:text=learned, named" in report and "promptir, named" not in report.replace(
-        "am_promptir:text=learned, named", ""
-    )
-    tests = [
-        tmp_path / folder / "seed_3" / "paper_blind" / "results.json"
-        for folder in ("am_promptir_text_learned", "promptir")
-    ]
-    macs = [json.loads(path.read_text())["macs"] for path in tests]
-    assert macs[0] == pytest.approx(macs[1], rel=0.01)
-    with Image.open(tmp_path / "learning_curves.png") as picture:
-        assert picture.size == (800, 500)
-
-    times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.ckpt")}
-    assert len(times) == 4  # last and best of two runs
-    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert again.returncode == 0, again.stderr
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.ckpt")} == times
-    command[command.index("5")] = "6"
-    refused = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert refused.returncode == 2 and "another folder" in refused.stderr

@@ -68,14 +68,17 @@ def plot_learning_curves(
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     for number, (name, runs) in enumerate(curves.items()):
-        for index, run in enumerate(runs):
+        for index, run in enumerate(filter(None, runs)):  # a run without validation has no curve
             steps, values = zip(*run, strict=True)
             label = name if index == 0 else None
             axes.plot(steps, values, f"C{number}", label=label, linewidth=1.2, marker=".")
     axes.set_xlabel("optimizer steps")
     axes.set_ylabel("validation PSNR, blind (dB)")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    if axes.lines:
+        axes.legend(fontsize=8)
+    else:
+        axes.text(0.5, 0.5, "no run was validated", ha="center", transform=axes.transAxes)
     _save(figure, path)
 
 

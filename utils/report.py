@@ -16,6 +16,7 @@ from utils.image_io import write_whole
 from utils.statistics import interval_of_mean
 
 RESULTS = "results.json"
+SCORES = "scores.csv"  # of every image
 PACKAGES = ("torch", "torchvision", "lightning", "numpy", "scikit-image", "pillow")
 MEASURES = ("psnr", "ssim", "psnr_y")  # those of the restored image, which have an interval
 
@@ -69,7 +70,7 @@ def write_results(folder: Path, figures: Sequence[Figure], content: Mapping[str,
     for figure in figures:
         for score in figure.scores:
             writer.writerow([*identity, figure.data_set, figure.degradation, *score])
-    write_whole(folder / "scores.csv", lambda file: file.write(table.getvalue().encode()))
+    write_whole(folder / SCORES, lambda file: file.write(table.getvalue().encode()))
 
 
 def commit() -> str | None:

@@ -7,42 +7,88 @@ from typing import NamedTuple
 
 import numpy as np
 
+from utils.errors import UserError
+from utils.report import SCORES
 from utils.statistics import SMALLEST_SAMPLE, interval_of_mean
-from utils.tables import format_markdown
+from utils.tables import SAME_INPUT, format_markdown
 
 
 class Scores(NamedTuple):
-    """PSNR (dB) and SSIM of every run and image of one column, each (seeds, images)."""
+    """PSNR (dB) and SSIM of every run and image of one column, each (seeds, images).
 
+    names: of the images, sorted; degraded: PSNR of the degraded images.
+    """
+
+    names: list[str]
+    degraded: np.ndarray
     psnr: np.ndarray
     ssim: np.ndarray
+
+
+Columns = Mapping[str, Scores]  # by data set and degradation
 
 
 def read_learning_curve(folder: Path) -> list[tuple[int, float]]:
     """(step, validation PSNR) of a run, which may have been resumed."""
     points = {}
-    for file in folder.glob("logs/*/metrics.csv"):
-        for row in csv.DictReader(file.open()):
-            if row.get("val/psnr"):
-                points[int(row["step"]) + 1] = float(row["val/psnr"])
+    for path in sorted(folder.glob("logs/*/metrics.csv")):
+        with path.open() as file:
+            for row in csv.DictReader(file):
+                if row.get("val/psnr"):
+                    points[int(row["step"]) + 1] = float(row["val/psnr"])
     return sorted(points.items())
 
 
 def read_scores(folders: Sequence[Path]) -> dict[str, Scores]:
-    """The scores of one contestant by column, from the folder of each seed's test."""
-    columns: dict[str, list[tuple[list[float], list[float]]]] = {}
-    for folder in folders:
-        found: dict[str, tuple[list[float], list[float]]] = {}
-        for row in csv.DictReader((folder / "scores.csv").open()):
-            column = found.setdefault(f"{row['data_set']} {row['degradation']}", ([], []))
-            column[0].append(float(row["psnr"]))
-            column[1].append(float(row["ssim"]))
-        for title, values in found.items():
-            columns.setdefault(title, []).append(values)
-    return {title: Scores(*np.array(runs).transpose(1, 0, 2)) for title, runs in columns.items()}
+    """The scores of one contestant by column, from the folder of each seed's test.
+
+    Raises:
+        UserError: the runs were not tested on the same images.
+    """
+    runs = [_read_columns(folder) for folder in folders]
+    for run, folder in zip(runs, folders, strict=True):
+        check_same_images(runs[0], run, str(folder))
+    return {
+        title: first._replace(
+            psnr=np.concatenate([run[title].psnr for run in runs]),
+            ssim=np.concatenate([run[title].ssim for run in runs]),
+        )
+        for title, first in runs[0].items()
+    }
 
 
-def format_scores(scores: Mapping[str, Mapping[str, Scores]]) -> str:
+def check_same_images(reference: Columns, other: Columns, what: str) -> None:
+    """Raise `UserError` if `what` was not tested on the images of the reference, column by column.
+
+    Images are the same if their names and the PSNR of the degraded ones are.
+    """
+    for title in sorted(reference.keys() | other.keys()):
+        first, second = reference.get(title), other.get(title)
+        same = first and second and first.names == second.names
+        if not same or not np.allclose(first.degraded, second.degraded, rtol=0, atol=SAME_INPUT):
+            raise UserError(
+                f"{what}: {title} was not tested on the images that others were; "
+                "remove the folder's results and test again"
+            )
+
+
+def _read_columns(folder: Path) -> Columns:
+    """The scores of one test, (1, images) each, by column."""
+    images: dict[str, dict[str, tuple[float, ...]]] = {}
+    with (folder / SCORES).open() as file:
+        for row in csv.DictReader(file):
+            column = images.setdefault(f"{row['data_set']} {row['degradation']}", {})
+            fields = ("degraded_psnr", "psnr", "ssim")
+            column[row["name"]] = tuple(float(row[field]) for field in fields)
+    columns = {}
+    for title, by_name in images.items():
+        names = sorted(by_name)
+        degraded, psnr, ssim = np.array([by_name[name] for name in names]).T
+        columns[title] = Scores(names, degraded, psnr[None], ssim[None])
+    return columns
+
+
+def format_scores(scores: Mapping[str, Columns]) -> str:
     """A table of the figures themselves."""
     columns = list(next(iter(scores.values())))
     rows = []
@@ -61,7 +107,7 @@ def format_scores(scores: Mapping[str, Mapping[str, Scores]]) -> str:
     return format_markdown(("", *headers, "mean"), rows)
 
 
-def format_differences(scores: Mapping[str, Mapping[str, Scores]]) -> str:
+def format_differences(scores: Mapping[str, Columns]) -> str:
     """A table of the differences in PSNR to the first row."""
     titles = list(scores)
     reference = scores[titles[0]]
@@ -70,6 +116,7 @@ def format_differences(scores: Mapping[str, Mapping[str, Scores]]) -> str:
     ]
     rows = []
     for title in titles[1:]:
+        check_same_images(reference, scores[title], title)
         gains = {
             column: scores[title][column].psnr - reference[column].psnr for column in reference
         }

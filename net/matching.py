@@ -1,0 +1,58 @@
+"""Giving a network the size of another by its width and the expansion of its feed-forward."""
+
+import math
+from typing import Any
+
+import torch
+
+from net import NETWORKS
+from net.complexity import count_macs, count_parameters
+from utils.errors import UserError
+
+MEASURES = {"parameters": count_parameters, "macs": count_macs}
+CLOSE = 0.01  # sizes that differ by less are equal
+WIDTHS = range(8, 129, 2)
+EXPANSIONS = (0.5, 8.0)
+HALVINGS = 12  # of the range of expansions
+
+
+def measure_size(name: str, arguments: dict[str, Any], measure: str) -> int:
+    """Parameters or multiply-accumulates (`MEASURES`) of a network; nothing is allocated."""
+    with torch.device("meta"):
+        net = NETWORKS[name](**arguments)
+    return MEASURES[measure](net)
+
+
+def match_size(
+    name: str, arguments: dict[str, Any], measure: str, target: int
+) -> dict[str, int | float]:
+    """The `width` and `expansion` that give a network the target's size; none if it has it.
+
+    The width is the one that comes nearest with the usual expansion; the expansion does the rest.
+
+    Raises:
+        UserError: no width and expansion does.
+    """
+
+    def size(**changes: float) -> int:
+        return measure_size(name, arguments | changes, measure)
+
+    def is_close(found: int) -> bool:
+        return abs(found / target - 1) <= CLOSE
+
+    if is_close(size()):
+        return {}
+    width = min(WIDTHS, key=lambda width: abs(math.log(size(width=width) / target)))
+    low, high = EXPANSIONS
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        low, high = (
+            (middle, high) if size(width=width, expansion=middle) < target else (low, middle)
+        )
+    chosen = {"width": width, "expansion": round(low, 3)}
+    if not is_close(size(**chosen)):
+        raise UserError(
+            f"--match {measure}: {name} cannot be given the reference's {target:,}; the nearest is "
+            f"{size(**chosen):,}; give --match none and its width"
+        )
+    return chosen

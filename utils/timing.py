@@ -1,0 +1,47 @@
+"""Timing alternatives against each other on a machine that is shared and noisy."""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+
+from utils.losses import restoration_loss
+
+
+def time_in_turns(steps: Sequence[Callable[[], object]], rounds: int) -> list[float]:
+    """Median seconds of each function over `rounds`; every round runs all, after a warm-up."""
+    taken: list[list[float]] = [[] for _ in steps]
+    for round_number in range(rounds + 1):
+        for step, times in zip(steps, taken, strict=True):
+            start = time.perf_counter()
+            step()
+            if round_number:
+                times.append(time.perf_counter() - start)
+    return [statistics.median(times) for times in taken]
+
+
+def make_training_step(
+    net: nn.Module, device: torch.device, batch: int, patch: int, bf16: bool
+) -> Callable[[], None]:
+    """A function that makes one training step on random images and waits for its end.
+
+    Args:
+        batch, patch: of (batch, 3, patch, patch).
+        bf16: forward under autocast, as in training.
+    """
+    net.to(device).train()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.0)
+    degraded, clean = torch.rand(2, batch, 3, patch, patch, device=device)
+
+    def step() -> None:
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            restored = net(degraded)
+        restoration_loss(restored, clean, 0.01).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    return step
