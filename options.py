@@ -14,7 +14,7 @@ import torch
 from data.datasets import BALANCES
 from data.degradations import ALL_TASKS_MODE, DEGRADATION_NAMES, DEGRADATIONS, TASKS
 from data.protocols import PROTOCOLS
-from net import NETWORKS, AMPromptIR
+from net import BASELINES, NETWORKS, AMPromptIR
 from utils.devices import CPU
 from utils.errors import UserError
 from utils.schedules import SCHEDULES
@@ -245,8 +245,8 @@ def test_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--network",
-        choices=NETWORKS,
-        help="what a published checkpoint, which does not name its network, is for",
+        choices=BASELINES,
+        help="what published checkpoints, which do not name their network, are for",
     )
     add_test_flags(parser)
     parser.add_argument(

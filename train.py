@@ -27,6 +27,7 @@ from data.loaders import make_loaders
 from data.pairing import Pair, check_sizes, describe_layout, find_data_sets, read_list
 from data.scenes import TEST_SCENES, describe_overlaps, leave_out
 from net.checkpoint import read_checkpoint
+from net.complexity import count_parameters
 from net.restorer import Restorer
 from net.text import embed
 from options import name_configuration, network_arguments, train_options
@@ -337,7 +338,7 @@ def describe(
 ) -> str:
     """What is about to be trained, on what, where and for how long."""
     arguments = restorer.hparams
-    millions = sum(parameter.numel() for parameter in restorer.net.parameters()) / 1e6
+    millions = count_parameters(restorer.net) / 1e6
     lines = [
         f"{arguments.network} ({arguments.configuration}), {millions:.2f} M parameters, "
         f"text: {arguments.text_encoder}",

@@ -1,4 +1,4 @@
-"""What a network costs: multiply-accumulates, by torch's own counter."""
+"""What a network costs: its parameters, and multiply-accumulates by torch's own counter."""
 
 import copy
 
@@ -9,15 +9,20 @@ from torch.utils.flop_counter import FlopCounterMode
 COUNTED_SIZE = 128  # pixels a side, as published counts have it
 
 
-def count_macs(net: nn.Module, size: int = COUNTED_SIZE) -> int:
-    """Multiply-accumulates of convolutions and matrix products for one image of `size` a side.
+def count_parameters(net: nn.Module) -> int:
+    """Number of trainable values."""
+    return sum(parameter.numel() for parameter in net.parameters())
+
+
+def count_macs(net: nn.Module) -> int:
+    """Multiply-accumulates of convolutions and matrix products for one image of 128 x 128.
 
     Nothing is computed: a copy of the network runs on tensors without content.
     """
     net = copy.deepcopy(net).to("meta")
     counter = FlopCounterMode(display=False, custom_mapping=_deformable_convolution())
     with torch.no_grad(), counter:
-        net(torch.empty(1, 3, size, size, device="meta"))
+        net(torch.empty(1, 3, COUNTED_SIZE, COUNTED_SIZE, device="meta"))
     return counter.get_total_flops() // 2
 
 

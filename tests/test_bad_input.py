@@ -162,13 +162,17 @@ def test_bad_checkpoints(fails, checkpoint, test_flags, tmp_path):
 
     expected = {
         "missing": "no such checkpoint file",
+    content = torch.load(checkpoint, weights_only=True)
+    content["state_dict"]["net.embed.weight"][0, 0, 0, 0] = torch.nan
+    torch.save(content, tmp_path / "diverged.ckpt")
         "cut": "cut short",
         "text": "damaged",
         "bytes": "damaged",
         "words": "do not fit",
         "foreign": "names no network",
         "other": "made for the network 'resnet'",
-        "unfit": "do not fit",
+        "unfit": "of another shape, first embed.weight",
+        "diverged": "embed.weight holds values that are not finite",
         "code": "refused",
         "zipped": "refused",
     }

@@ -74,6 +74,7 @@ def test_checkpoint_says_what_it_is(checkpoint):
     assert description["configuration"] == "tiny"
     assert description["text_encoder"] == "learned"
     assert description["trained"] == degradations
+    assert description["run"]["patch_size"] == 16 and description["training_seed"] == 0
     content = read_checkpoint(checkpoint)
     assert "net.text.embeddings" in content["state_dict"]
 
