@@ -289,7 +289,7 @@ def add_training_flags(parser) -> None:
         parser.add_argument(
             f"--{task.name}_dir",
             type=Path,
-            default=Path("data/Train") / task.train_folders[0],
+            default=_first_there(Path("data/Train"), task.train_folders),
             help=f"training images to {task.name}",
         )
     parser.add_argument(
@@ -305,7 +305,7 @@ def add_test_flags(parser) -> None:
         parser.add_argument(
             f"--{task.name}_path",
             type=Path,
-            default=Path("test") / task.test_folders[0],
+            default=_first_there(Path("test"), task.test_folders),
             help=f"a {task.name} test set, or a folder of them",
         )
 
@@ -317,6 +317,10 @@ def positive(text: str) -> int:
 
 def natural(text: str) -> int:
     """A whole number, 0 or above."""
+def _first_there(top: Path, names: Sequence[str]) -> Path:
+    return next((top / name for name in names if (top / name).is_dir()), top / names[0])
+
+
     expected = "a whole number, 0 or above (and below 2**63)"
     return _number(int, text, lambda value: 0 <= value < 2**63, expected)
 

@@ -106,7 +106,7 @@ def find_test_sets(options: Namespace) -> tuple[list[tuple[Task, DataSet]], list
         if options.mode not in (task.mode, ALL_TASKS_MODE):
             continue
         folder = getattr(options, f"{task.name}_path")
-        data_sets = find_data_sets(folder, task, task.test_folders)
+        data_sets = find_data_sets(folder, task)
         for data_set in data_sets:
             check_sizes(data_set.pairs, smallest=SSIM_WINDOW)
             check_names(data_set)

@@ -242,11 +242,12 @@ def find_pairs(options: Namespace) -> tuple[dict[str, list[Pair]], dict[str, lis
         if not entries:
             continue
         folder = getattr(options, f"{task.name}_dir")
-        data_sets = find_data_sets(folder, task, task.train_folders)
+        data_sets = find_data_sets(folder, task)
         if not data_sets:
             raise UserError(
-                f"--{task.name}_dir {folder}: no training images to {task.name}; expected "
-                f"{describe_layout(task)}; put them there, or train others with --de_type"
+            what = "no training images in it" if folder.is_dir() else "no such folder"
+                f"--{task.name}_dir {folder}: {what}; expected {describe_layout(task)}; "
+                f"put them there, or train others than {task.name} with --de_type"
             )
         pairs = [pair for data_set in data_sets for pair in data_set.pairs]
         if options.data_file_dir:

@@ -62,7 +62,7 @@ def test_no_training_data(fails, tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
     run = tmp_path / "run"
-    for folder in (tmp_path / "nowhere", empty):
+    for folder, what in ((tmp_path / "nowhere", "no such folder"), (empty, "no training images")):
         message = fails(
             "train",
             "--de_type",
@@ -74,7 +74,7 @@ def test_no_training_data(fails, tmp_path):
             "--text",
             "learned",
         )
-        assert f"--derain_dir {folder}: no training images" in message
+        assert f"--derain_dir {folder}: {what}" in message
     assert not run.exists()
 
 
