@@ -23,6 +23,7 @@ DEFAULT_CHECKPOINT = Path("best.ckpt")
 CLIP_PRETRAINED = "laion2b_s34b_b79k"
 TRAINABLE = [name for name, network in NETWORKS.items() if network.trainable]
 PRECISIONS = ("auto", "bf16", "fp32")
+LARGEST_EXPANSION = 100
 
 
 class Parser(argparse.ArgumentParser):
@@ -171,6 +172,12 @@ def train_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error(
             f"--configuration {options.configuration}: {options.network} has only {expected}"
         )
+    width = options.width or network.configurations[options.configuration]["width"]
+    if options.expansion and not 1 / width <= options.expansion <= LARGEST_EXPANSION:
+        parser.error(
+            f"--expansion {options.expansion:g}: expected a number from 1/{width} (one hidden "
+            f"channel at width {width}) to {LARGEST_EXPANSION}"
+        )
     for name in AMPromptIR.choices:
         value = getattr(options, name)
         if name in network.choices:
@@ -310,6 +317,10 @@ def add_test_flags(parser) -> None:
         )
 
 
+def _first_there(top: Path, names: Sequence[str]) -> Path:
+    return next((top / name for name in names if (top / name).is_dir()), top / names[0])
+
+
 def positive(text: str) -> int:
     """A whole number above 0."""
     return _number(int, text, lambda value: value > 0, "a whole number above 0")
@@ -317,10 +328,6 @@ def positive(text: str) -> int:
 
 def natural(text: str) -> int:
     """A whole number, 0 or above."""
-def _first_there(top: Path, names: Sequence[str]) -> Path:
-    return next((top / name for name in names if (top / name).is_dir()), top / names[0])
-
-
     expected = "a whole number, 0 or above (and below 2**63)"
     return _number(int, text, lambda value: 0 <= value < 2**63, expected)
 

@@ -44,6 +44,7 @@ from utils.errors import UserError, run
 from utils.image_io import check_writable, write_whole
 
 MAY_CHANGE = ("total_steps", "steps_per_epoch")  # on --resume; the second follows from others
+OLDER = {"exclude_test_scenes": False}  # what versions did that had no such choice
 
 FLAGS = {"rate": "lr", "spectral_weight": "fft_weight", "trained": "de_type"}  # by another name
 
@@ -63,7 +64,6 @@ def main() -> int:
     start = find_start(options, last, best)
     machine = choose_machine(options.num_gpus, options.num_nodes, options.cuda, options.precision)
     training, validation = find_pairs(options)
-    check_writable(options.ckpt_dir)
 
     training_set = TrainingSet(training, options.patch_size, options.seed, options.balance)
     validation_set = ValidationSet(validation, options.seed)
@@ -84,6 +84,7 @@ def main() -> int:
             f"{trainer.world_size} processes were started for {machine.num_processes} devices; "
             "start train.py with torchrun, or with srun and one task a GPU"
         )
+    check_writable(options.ckpt_dir)  # not before: a start that fails leaves no folder behind
     loaders = make_loaders(
         training_set,
         validation_set,
@@ -244,8 +245,8 @@ def find_pairs(options: Namespace) -> tuple[dict[str, list[Pair]], dict[str, lis
         folder = getattr(options, f"{task.name}_dir")
         data_sets = find_data_sets(folder, task)
         if not data_sets:
-            raise UserError(
             what = "no training images in it" if folder.is_dir() else "no such folder"
+            raise UserError(
                 f"--{task.name}_dir {folder}: {what}; expected {describe_layout(task)}; "
                 f"put them there, or train others than {task.name} with --de_type"
             )
@@ -296,14 +297,16 @@ def check_same_run(path: Path, before: dict[str, Any], now: dict[str, Any]) -> N
     def flatten(arguments: dict[str, Any]) -> dict[str, Any]:
         nested = ("network_arguments", "run")
         flat = {key: value for key, value in arguments.items() if key not in MAY_CHANGE + nested}
-        return {**flat, **arguments["network_arguments"], **arguments["run"]}
+        return {**flat, **arguments["network_arguments"], **arguments.get("run", {})}
 
-    before, now = flatten(before), flatten(now)
-    for key in now:
-        if before.get(key) != now[key]:
-            flag = FLAGS.get(key, key)
+    saved = flatten(before)
+    for key, value in flatten(now).items():
+        # other choices that an older version did not save it did not have: it made today's default
+        had = saved.get(key, OLDER.get(key, value))
+        if had != value:
+            run = "that run" if key in saved else "that run, of an older version,"
             raise UserError(
-                f"--resume {path}: that run has {flag} {before.get(key)}, this one {now[key]}; "
+                f"--resume {path}: {run} has {FLAGS.get(key, key)} {had}, this one {value}; "
                 "give the flags and data it was started with, or start a new run"
             )
 

@@ -46,6 +46,9 @@ def changed(checkpoint, path, **hyper_parameters):
         ("train", ["--cuda", "0", "--num_gpus", "1"], "one of them"),
         ("train", ["--no_such_flag"], "no_such_flag"),
         ("test", ["--cuda=-2"], "-1 for the CPU"),
+        ("train", ["--expansion", "0.001"], "--expansion 0.001: expected a number from 1/24"),
+        ("train", ["--expansion", "1e300"], "expected a number from 1/24"),
+        ("test", ["--network", "am_promptir", "--named"], "choose from"),
         ("test", ["--mode", "4"], "4"),
         ("test", ["--mode", "rain"], "rain"),
         ("test", ["--protocol", "mine"], "mine"),
@@ -159,12 +162,12 @@ def test_bad_checkpoints(fails, checkpoint, test_flags, tmp_path):
     with (tmp_path / "code.ckpt").open("wb") as file:
         pickle.dump({"state_dict": Malicious(trap)}, file)
     torch.save({"state_dict": Malicious(trap)}, tmp_path / "zipped.ckpt")
-
-    expected = {
-        "missing": "no such checkpoint file",
     content = torch.load(checkpoint, weights_only=True)
     content["state_dict"]["net.embed.weight"][0, 0, 0, 0] = torch.nan
     torch.save(content, tmp_path / "diverged.ckpt")
+
+    expected = {
+        "missing": "no such checkpoint file",
         "cut": "cut short",
         "text": "damaged",
         "bytes": "damaged",
@@ -254,6 +257,7 @@ def test_clip_that_cannot_be_had(fails, train_flags, tmp_path):
     flags = [*train_flags, "--text", "clip", "--clip_pretrained", tmp_path / "none.pt"]
     message = fails("train", *flags, "--ckpt_dir", tmp_path / "run")
     assert "--text learned" in message
+    assert not (tmp_path / "run").exists()
 
 
 def test_words_need_a_table_from_clip(fails, checkpoint, photos, tmp_path):
@@ -266,6 +270,7 @@ def test_words_need_a_table_from_clip(fails, checkpoint, photos, tmp_path):
 def test_weights_alone_cannot_be_resumed(fails, checkpoint, train_flags, tmp_path):
     flags = [*train_flags, "--ckpt_dir", tmp_path / "run", "--resume", checkpoint]
     assert "only weights to test with" in fails("train", *flags)
+    assert not (tmp_path / "run").exists()
 
 
 def test_quickstart_removes_only_what_it_made(tmp_path):
