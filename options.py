@@ -14,7 +14,7 @@ import torch
 from data.datasets import BALANCES
 from data.degradations import ALL_TASKS_MODE, DEGRADATION_NAMES, DEGRADATIONS, TASKS
 from data.protocols import PROTOCOLS
-from net import NETWORKS, AMPromptIR
+from net import BASELINES, NETWORKS, AMPromptIR
 from utils.devices import CPU
 from utils.errors import UserError
 from utils.schedules import SCHEDULES
@@ -23,6 +23,7 @@ DEFAULT_CHECKPOINT = Path("best.ckpt")
 CLIP_PRETRAINED = "laion2b_s34b_b79k"
 TRAINABLE = [name for name, network in NETWORKS.items() if network.trainable]
 PRECISIONS = ("auto", "bf16", "fp32")
+LARGEST_EXPANSION = 100
 
 
 class Parser(argparse.ArgumentParser):
@@ -171,6 +172,12 @@ def train_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error(
             f"--configuration {options.configuration}: {options.network} has only {expected}"
         )
+    width = options.width or network.configurations[options.configuration]["width"]
+    if options.expansion and not 1 / width <= options.expansion <= LARGEST_EXPANSION:
+        parser.error(
+            f"--expansion {options.expansion:g}: expected a number from 1/{width} (one hidden "
+            f"channel at width {width}) to {LARGEST_EXPANSION}"
+        )
     for name in AMPromptIR.choices:
         value = getattr(options, name)
         if name in network.choices:
@@ -245,8 +252,8 @@ def test_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--network",
-        choices=NETWORKS,
-        help="what a published checkpoint, which does not name its network, is for",
+        choices=BASELINES,
+        help="what published checkpoints, which do not name their network, are for",
     )
     add_test_flags(parser)
     parser.add_argument(
@@ -289,7 +296,7 @@ def add_training_flags(parser) -> None:
         parser.add_argument(
             f"--{task.name}_dir",
             type=Path,
-            default=Path("data/Train") / task.train_folders[0],
+            default=_first_there(Path("data/Train"), task.train_folders),
             help=f"training images to {task.name}",
         )
     parser.add_argument(
@@ -305,9 +312,13 @@ def add_test_flags(parser) -> None:
         parser.add_argument(
             f"--{task.name}_path",
             type=Path,
-            default=Path("test") / task.test_folders[0],
+            default=_first_there(Path("test"), task.test_folders),
             help=f"a {task.name} test set, or a folder of them",
         )
+
+
+def _first_there(top: Path, names: Sequence[str]) -> Path:
+    return next((top / name for name in names if (top / name).is_dir()), top / names[0])
 
 
 def positive(text: str) -> int:

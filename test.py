@@ -35,6 +35,12 @@ def main() -> int:
     options = test_options()
     device = choose_device(options.cuda)
     candidates = [load_network(name, options.network) for name in options.ckpt_name]
+    networks = {candidate.description["network"] for candidate in candidates}
+    if options.network not in (None, *networks):
+        raise UserError(
+            f"--network {options.network}: all checkpoints name their own network "
+            f"({', '.join(sorted(networks))}); leave it out"
+        )
     for candidate in candidates:
         check_can_be_named(candidate, options.named)
     found, left_out = find_test_sets(options)
@@ -65,7 +71,6 @@ def main() -> int:
         contents.append(summarise(figures, origin))
         write_results(folder, figures, contents[-1])
 
-    networks = {content["network"] for content in contents}
     table = make_table(contents, [row for row in PUBLISHED if row.network in networks])
     print(f"\nprotocol {options.protocol}, {knowledge}\n\n{table.to_markdown()}\n")
     print("images, scores.csv and results.json are in " + ", ".join(map(str, folders)))
@@ -101,7 +106,7 @@ def find_test_sets(options: Namespace) -> tuple[list[tuple[Task, DataSet]], list
         if options.mode not in (task.mode, ALL_TASKS_MODE):
             continue
         folder = getattr(options, f"{task.name}_path")
-        data_sets = find_data_sets(folder, task, task.test_folders)
+        data_sets = find_data_sets(folder, task)
         for data_set in data_sets:
             check_sizes(data_set.pairs, smallest=SSIM_WINDOW)
             check_names(data_set)

@@ -27,6 +27,7 @@ from data.loaders import make_loaders
 from data.pairing import Pair, check_sizes, describe_layout, find_data_sets, read_list
 from data.scenes import TEST_SCENES, describe_overlaps, leave_out
 from net.checkpoint import read_checkpoint
+from net.complexity import count_parameters
 from net.restorer import Restorer
 from net.text import embed
 from options import name_configuration, network_arguments, train_options
@@ -43,6 +44,7 @@ from utils.errors import UserError, run
 from utils.image_io import check_writable, write_whole
 
 MAY_CHANGE = ("total_steps", "steps_per_epoch")  # on --resume; the second follows from others
+OLDER = {"exclude_test_scenes": False}  # what versions did that had no such choice
 
 FLAGS = {"rate": "lr", "spectral_weight": "fft_weight", "trained": "de_type"}  # by another name
 
@@ -62,7 +64,6 @@ def main() -> int:
     start = find_start(options, last, best)
     machine = choose_machine(options.num_gpus, options.num_nodes, options.cuda, options.precision)
     training, validation = find_pairs(options)
-    check_writable(options.ckpt_dir)
 
     training_set = TrainingSet(training, options.patch_size, options.seed, options.balance)
     validation_set = ValidationSet(validation, options.seed)
@@ -83,6 +84,7 @@ def main() -> int:
             f"{trainer.world_size} processes were started for {machine.num_processes} devices; "
             "start train.py with torchrun, or with srun and one task a GPU"
         )
+    check_writable(options.ckpt_dir)  # not before: a start that fails leaves no folder behind
     loaders = make_loaders(
         training_set,
         validation_set,
@@ -241,11 +243,12 @@ def find_pairs(options: Namespace) -> tuple[dict[str, list[Pair]], dict[str, lis
         if not entries:
             continue
         folder = getattr(options, f"{task.name}_dir")
-        data_sets = find_data_sets(folder, task, task.train_folders)
+        data_sets = find_data_sets(folder, task)
         if not data_sets:
+            what = "no training images in it" if folder.is_dir() else "no such folder"
             raise UserError(
-                f"--{task.name}_dir {folder}: no training images to {task.name}; expected "
-                f"{describe_layout(task)}; put them there, or train others with --de_type"
+                f"--{task.name}_dir {folder}: {what}; expected {describe_layout(task)}; "
+                f"put them there, or train others than {task.name} with --de_type"
             )
         pairs = [pair for data_set in data_sets for pair in data_set.pairs]
         if options.data_file_dir:
@@ -294,14 +297,16 @@ def check_same_run(path: Path, before: dict[str, Any], now: dict[str, Any]) -> N
     def flatten(arguments: dict[str, Any]) -> dict[str, Any]:
         nested = ("network_arguments", "run")
         flat = {key: value for key, value in arguments.items() if key not in MAY_CHANGE + nested}
-        return {**flat, **arguments["network_arguments"], **arguments["run"]}
+        return {**flat, **arguments["network_arguments"], **arguments.get("run", {})}
 
-    before, now = flatten(before), flatten(now)
-    for key in now:
-        if before.get(key) != now[key]:
-            flag = FLAGS.get(key, key)
+    saved = flatten(before)
+    for key, value in flatten(now).items():
+        # other choices that an older version did not save it did not have: it made today's default
+        had = saved.get(key, OLDER.get(key, value))
+        if had != value:
+            run = "that run" if key in saved else "that run, of an older version,"
             raise UserError(
-                f"--resume {path}: that run has {flag} {before.get(key)}, this one {now[key]}; "
+                f"--resume {path}: {run} has {FLAGS.get(key, key)} {had}, this one {value}; "
                 "give the flags and data it was started with, or start a new run"
             )
 
@@ -337,7 +342,7 @@ def describe(
 ) -> str:
     """What is about to be trained, on what, where and for how long."""
     arguments = restorer.hparams
-    millions = sum(parameter.numel() for parameter in restorer.net.parameters()) / 1e6
+    millions = count_parameters(restorer.net) / 1e6
     lines = [
         f"{arguments.network} ({arguments.configuration}), {millions:.2f} M parameters, "
         f"text: {arguments.text_encoder}",

@@ -54,21 +54,18 @@ class DataSet(NamedTuple):
     pairs: list[Pair]
 
 
-def find_data_sets(folder: Path, task: Task, other_names: Iterable[str] = ()) -> list[DataSet]:
+def find_data_sets(folder: Path, task: Task) -> list[DataSet]:
     """The data set that `folder` is, or the data sets that it holds, sorted by name.
 
-    If `folder` is not there, a sibling called by one of the other names is taken for it. The list
-    is empty if nothing is found.
+    The list is empty if nothing is found.
 
     Raises:
         UserError: a degraded image has no clean partner.
     """
-    candidates = [folder, *(folder.with_name(name) for name in other_names)]
-    top = next((path for path in candidates if path.is_dir()), None)
-    if top is None:
+    if not folder.is_dir():
         return []
     find = _find_clean if task.name == "denoise" else _find_pairs
-    return list(find(top, top, task, MAX_DEPTH))
+    return list(find(folder, folder, task, MAX_DEPTH))
 
 
 def describe_layout(task: Task) -> str:
@@ -133,14 +130,22 @@ def read_names(file: Path) -> list[str]:
     """The file names in a published list, without their folders.
 
     Raises:
-        UserError: the list is missing or empty.
+        UserError: the list is missing, is no text, or names no image.
     """
     if not file.is_file():
         raise UserError(f"{file}: no such list; give one that is, or none to use every image")
-    lines = map(str.strip, file.read_text(errors="replace").splitlines())
+    try:
+        lines = map(str.strip, file.read_text(encoding="utf-8-sig").splitlines())
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{file}: not a text file; expected a list with an image's name in each line"
+        ) from error
     names = [line.rsplit("/", 1)[-1] for line in lines if line]
-    if not names:
-        raise UserError(f"{file}: names no image; give one that does, or none to use every image")
+    if not any(Path(name).suffix.lower() in EXTENSIONS for name in names):
+        raise UserError(
+            f"{file}: names no image; expected a list with an image's name in each line, such as "
+            "00001.png"
+        )
     return names
 
 

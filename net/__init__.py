@@ -4,11 +4,19 @@ from net.baselines import AirNet, PromptIR, Restormer
 from net.contract import RestorationNetwork
 from net.network import AMPromptIR
 
-NETWORKS: dict[str, type[RestorationNetwork]] = {
-    "am_promptir": AMPromptIR,
+BASELINES: dict[str, type[RestorationNetwork]] = {
     "promptir": PromptIR,
     "restormer": Restormer,
     "airnet": AirNet,
 }
+NETWORKS: dict[str, type[RestorationNetwork]] = {"am_promptir": AMPromptIR, **BASELINES}
 
-__all__ = ["NETWORKS", "AMPromptIR", "AirNet", "PromptIR", "RestorationNetwork", "Restormer"]
+__all__ = [
+    "BASELINES",
+    "NETWORKS",
+    "AMPromptIR",
+    "AirNet",
+    "PromptIR",
+    "RestorationNetwork",
+    "Restormer",
+]

@@ -1,25 +1,29 @@
 """Reading a checkpoint: the network it holds, and what it says of itself.
 
 A checkpoint is what training saves: weights (averaged, under `net.`) and plain values. A published
-one of a baseline holds weights alone (bare, or under `state_dict` or `params`); which network it is
-for must be said. Files are read with `weights_only`, so that none from elsewhere can run code.
+one of a baseline holds weights alone (bare, or under `state_dict` or `params`; with `net.` or
+`module.` before the names, or without); which network it is for must be said. Files are read with
+`weights_only`, so that none from elsewhere can run code.
 """
 
 import hashlib
 import pickle
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from net import NETWORKS, RestorationNetwork
-from net.complexity import count_macs
+from net import BASELINES, NETWORKS, RestorationNetwork
+from net.complexity import count_macs, count_parameters
 from utils.errors import UserError
 
 FOLDER = Path("ckpt")
 PREFIX = "net."
 WRAPPERS = ("state_dict", "params")  # what published checkpoints keep their weights under
+WRAPPING_MODULES = re.compile(r"^((net|module)\.)+")  # and put before their names
 DESCRIBED = ("network", "configuration", "network_arguments", "text_encoder", "trained")
 
 
@@ -28,7 +32,8 @@ class Trained(NamedTuple):
 
     degradations: empty for a network that cannot be told any.
     description: plain values for a results file (network, configuration, text, trained
-    degradations, steps, sha256 of the file, parameters, multiply-accumulates, ...).
+    degradations, steps, sha256 of the file, parameters, multiply-accumulates, ...); None where a
+    checkpoint does not tell.
     """
 
     net: RestorationNetwork
@@ -37,8 +42,10 @@ class Trained(NamedTuple):
 
     @property
     def title(self) -> str:
-        """Network and configuration, as a table's row says them."""
-        return "{network} ({configuration})".format_map(self.description)
+        """Network, configuration and kind of text prompts, as a table's row says them."""
+        text = self.description["network_arguments"].get("text")
+        kind = f", text {text}" if text else ""
+        return f"{self.description['network']} ({self.description['configuration']}{kind})"
 
     def describe(self) -> str:
         """Network, text table, length and subject of the training, in one line."""
@@ -47,7 +54,8 @@ class Trained(NamedTuple):
         if description["steps"] is not None:
             training = f"{description['steps']} steps on {' '.join(description['trained'])}"
         return (
-            f"{self.title}, text: {description['text_encoder']}, "
+            f"{description['network']} ({description['configuration']}), "
+            f"text: {description['text_encoder']}, "
             f"sha256 {description['sha256']:.12}, {training}"
         )
 
@@ -59,16 +67,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         UserError: missing, cut short, holding code, or not one of this project's.
     """
     content = _read(path)
-    if not _is_ours(content):
-        raise UserError(
-            f"{path}: not a checkpoint of this project (it names no network); to test a published "
-            "one of a baseline, say which: test.py --network NAME"
-        )
-    network = content["hyper_parameters"]["network"]
-    if network not in NETWORKS:
-        raise UserError(
-            f"{path}: made for the network {network!r}; expected one of {', '.join(NETWORKS)}"
-        )
+    _check_ours(path, content)
     return content
 
 
@@ -77,22 +76,26 @@ def load_network(name: Path, network: str | None = None) -> Trained:
 
     Args:
         name: a path, or the name of a file inside ckpt/.
-        network: which network a checkpoint from elsewhere, which names none, is for.
+        network: the baseline that a checkpoint which names none is for; others keep their own.
 
     Raises:
-        UserError: as `read_checkpoint`, or the weights do not fit the network.
+        UserError: as `read_checkpoint`, or the weights do not fit the network or are not finite.
     """
     path = name if name.exists() else FOLDER / name
     content = _read(path)
     if network is None or _is_ours(content):
-        content = read_checkpoint(path)
-        arguments = content["hyper_parameters"]
-        if network not in (None, arguments["network"]):
-            raise UserError(
-                f"--network {network}: {path} was made for {arguments['network']}; leave it out"
-            )
-        return _load_ours(path, content, arguments)
-    return _load_published(path, content, network)
+        _check_ours(path, content)
+        trained = _load_ours(path, content, content["hyper_parameters"])
+    else:
+        trained = _load_published(path, content, network)
+    weights = trained.net.state_dict()
+    broken = [name for name, value in weights.items() if not value.isfinite().all()]
+    if broken:
+        raise UserError(
+            f"{path}: {broken[0]} holds values that are not finite ({len(broken)} of "
+            f"{len(weights)} tensors do); the training diverged or the file is damaged, use another"
+        )
+    return trained
 
 
 def _read(path: Path) -> Any:
@@ -118,46 +121,55 @@ def _is_ours(content: Any) -> bool:
     return isinstance(arguments, dict) and "network" in arguments
 
 
+def _check_ours(path: Path, content: Any) -> None:
+    if not _is_ours(content):
+        raise UserError(
+            f"{path}: not a checkpoint of this project (it names no network); to test a published "
+            f"one of {', '.join(BASELINES)}, say which: test.py --network NAME"
+        )
+    network = content["hyper_parameters"]["network"]
+    if network not in NETWORKS:
+        raise UserError(
+            f"{path}: made for the network {network!r}; expected one of {', '.join(NETWORKS)}"
+        )
+
+
 def _load_ours(path: Path, content: dict[str, Any], arguments: dict[str, Any]) -> Trained:
     try:
         net = NETWORKS[arguments["network"]](**arguments["network_arguments"])
-        weights = content["state_dict"].items()
-        net.load_state_dict(
-            {name.removeprefix(PREFIX): value for name, value in weights if name.startswith(PREFIX)}
-        )
+        weights = content["state_dict"]
+        names = [name for name in weights if name.startswith(PREFIX)]
+        _fill(net, {name.removeprefix(PREFIX): weights[name] for name in names})
         description = {
             **_identify(path, net),
             "steps": content["global_step"],
-            "test_scenes_excluded": arguments["run"].get("exclude_test_scenes"),
+            "run": arguments.get("run"),
+            "training_seed": arguments.get("seed"),
             **{key: arguments[key] for key in DESCRIBED},
         }
         degradations = list(arguments["degradations"]) if net.can_be_named else []
     except Exception as error:  # a file from elsewhere may hold anything
         raise UserError(
             f"{path}: its weights do not fit the network {arguments['network']!r} "
-            "that it describes; use a checkpoint of this version"
+            f"that it describes ({error}); use a checkpoint of this version"
         ) from error
     return Trained(net.eval(), degradations, description)
 
 
 def _load_published(path: Path, content: Any, network: str) -> Trained:
-    arguments = dict(NETWORKS[network].configurations["paper"])
-    net = NETWORKS[network](**arguments)
     try:
         for wrapper in WRAPPERS:
             content = content.get(wrapper, content)
-        weights = {name.removeprefix(PREFIX): value for name, value in content.items()}
-        net.load_state_dict(
-            {
-                name: value
-                for name, value in weights.items()
-                if isinstance(value, Tensor) and not name.startswith(net.unused_weights)
-            }
-        )
+        found = {WRAPPING_MODULES.sub("", name): value for name, value in content.items()}
+        weights = {name: value for name, value in found.items() if isinstance(value, Tensor)}
+        arguments = BASELINES[network].published_arguments(weights)
+        net = BASELINES[network](**arguments)
+        names = [name for name in weights if not name.startswith(net.unused_weights)]
+        _fill(net, {name: weights[name] for name in names})
     except Exception as error:  # a file from elsewhere may hold anything
         raise UserError(
-            f"{path}: its weights are not those of {network} as published; expected such a "
-            "checkpoint, or one that train.py saved (then leave --network out)"
+            f"{path}: its weights are not those of {network} as published ({error}); expected such "
+            "a checkpoint, so give --network the one that it is for"
         ) from error
     origin = dict(
         steps=None,
@@ -166,15 +178,35 @@ def _load_published(path: Path, content: Any, network: str) -> Trained:
         network_arguments=arguments,
         text_encoder="none",
         trained=[],
-        test_scenes_excluded=None,
+        run=None,
+        training_seed=None,
     )
     return Trained(net.eval(), [], {**_identify(path, net), **origin})
+
+
+def _fill(net: RestorationNetwork, weights: Mapping[str, Tensor]) -> None:
+    """Load weights; raises `ValueError` with the first that does not fit, and how many do not."""
+    expected = net.state_dict()
+    shared = expected.keys() & weights.keys()
+    faults = {
+        "missing": [name for name in expected if name not in shared],
+        "unexpected": [name for name in weights if name not in shared],
+        "of another shape": [
+            name
+            for name in expected
+            if name in shared and expected[name].shape != weights[name].shape
+        ],
+    }
+    found = [f"{len(names)} {fault}, first {names[0]}" for fault, names in faults.items() if names]
+    if found:
+        raise ValueError("; ".join(found))
+    net.load_state_dict(weights)
 
 
 def _identify(path: Path, net: RestorationNetwork) -> dict[str, Any]:
     return {
         "checkpoint": str(path),
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        "parameters": sum(parameter.numel() for parameter in net.parameters()),
+        "parameters": count_parameters(net),
         "macs": count_macs(net),
     }

@@ -1,6 +1,6 @@
 """What the scripts ask of every network, whoever designed it."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -28,6 +28,11 @@ class RestorationNetwork(nn.Module):
     size_multiple: ClassVar[int] = 8
     unused_weights: ClassVar[tuple[str, ...]] = ()
     inference_bytes_per_pixel: int
+
+    @classmethod
+    def published_arguments(cls, names: Collection[str]) -> dict[str, Any]:
+        """Constructor arguments for a published checkpoint that holds weights by these names."""
+        return dict(cls.configurations["paper"])
 
     def check_size(self, image: Tensor) -> None:
         """Raise `ValueError` if H or W of (B, 3, H, W) is not a multiple of `size_multiple`."""

@@ -6,7 +6,8 @@ python -m scripts.audit --lists data_dir/hazy/hazy_outside.txt     # names only,
 
 Three kinds of evidence: the scene's name (`data/scenes.py`), also against shipped lists of SOTS
 outdoor, CBSD68 and Rain100L; equal pixels; and pictures that look the same (`data/overlap.py`).
-Pictures are compared by their clean images. Exit code 0: no overlap, 1: some, 2: a wrong flag.
+Pictures are compared by their clean images. Folders left at their defaults may be missing, those
+given may not. Exit code 0: no overlap, 1: some, 2: a wrong flag.
 """
 
 import csv
@@ -26,9 +27,16 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from data.degradations import TASKS
+from data.degradations import TASKS, Task
 from data.overlap import PictureIndex
-from data.pairing import Pair, find_data_sets, read_list, read_names
+from data.pairing import (
+    DataSet,
+    Pair,
+    describe_layout,
+    find_data_sets,
+    read_list,
+    read_names,
+)
 from data.scenes import (
     TEST_SCENES,
     TestScenes,
@@ -71,7 +79,8 @@ def main() -> int:
     if not training and not lists:
         raise UserError(f"nothing to audit; {'; '.join(left_out)}")
     known, pictures, test_left_out = find_tests(options)
-    for line in left_out + test_left_out:
+    left_out = left_out + test_left_out if training else []  # lists alone need no folder
+    for line in left_out:
         print(f"left out: {line}", file=sys.stderr)
     if options.output:
         check_writable(options.output.parent)
@@ -86,13 +95,16 @@ def main() -> int:
         warnings.warn(f"not compared: {message}", stacklevel=1)
 
     if options.output:
-        write_report(options.output, findings, left_out + test_left_out, missed)
+        write_report(options.output, findings, left_out, missed)
     show(findings, sentences, options.output)
     return 1 if findings else 0
 
 
 def read_options(argv: Sequence[str] | None = None) -> Namespace:
-    """Flags; those that train.py and test.py have mean the same. Raises `UserError`."""
+    """Flags; those that train.py and test.py have mean the same. Raises `UserError`.
+
+    `given` has the names of those for folders that are not at their defaults.
+    """
     parser = Parser("Find training images that are test images as well.")
     add_training_flags(parser)
     add_test_flags(parser)
@@ -108,7 +120,23 @@ def read_options(argv: Sequence[str] | None = None) -> Namespace:
     options = parser.parse_args(argv)
     if options.output and options.output.suffix not in REPORTS:
         parser.error(f"--output {options.output}: expected a file name in {' or '.join(REPORTS)}")
+    folders = [f"{task.name}_{kind}" for task in TASKS for kind in ("dir", "path")]
+    options.given = [name for name in folders if getattr(options, name) != parser.get_default(name)]
     return options
+
+
+def find_folder(options: Namespace, name: str, task: Task) -> list[DataSet]:
+    """The data sets in the folder of one flag.
+
+    Raises:
+        UserError: there is none, although the user has given it.
+    """
+    folder = getattr(options, name)
+    data_sets = find_data_sets(folder, task)
+    if not data_sets and name in options.given:
+        what = "no images in it" if folder.is_dir() else "no such folder"
+        raise UserError(f"--{name} {folder}: {what}; expected {describe_layout(task)}")
+    return data_sets
 
 
 def find_training(options: Namespace) -> tuple[dict[tuple[str, str], list[Pair]], list[str]]:
@@ -116,7 +144,7 @@ def find_training(options: Namespace) -> tuple[dict[tuple[str, str], list[Pair]]
     training, left_out = {}, []
     for task in TASKS:
         folder = getattr(options, f"{task.name}_dir")
-        data_sets = find_data_sets(folder, task, task.train_folders)
+        data_sets = find_folder(options, f"{task.name}_dir", task)
         pairs = [pair for data_set in data_sets for pair in data_set.pairs]
         if not pairs:
             left_out.append(f"no training images in --{task.name}_dir {folder}")
@@ -132,7 +160,7 @@ def find_tests(options: Namespace) -> tuple[list[TestScenes], list[Picture], lis
     known, pictures, left_out = list(TEST_SCENES), [], []
     for task in TASKS:
         folder = getattr(options, f"{task.name}_path")
-        data_sets = find_data_sets(folder, task, task.test_folders)
+        data_sets = find_folder(options, f"{task.name}_path", task)
         for data_set in data_sets:
             clean = dict.fromkeys(pair.clean for pair in data_set.pairs)
             pictures += [Picture(data_set.name, path) for path in clean]

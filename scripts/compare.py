@@ -209,7 +209,7 @@ def check(options: Namespace, contestants: Sequence[Contestant]) -> None:
     if options.budget == "steps" and not options.length.is_integer():
         raise UserError(f"--length {options.length}: expected a whole number of steps")
     folders = {task: getattr(options, f"{task.name}_path") for task in TASKS}
-    if not any(find_data_sets(folder, task, task.test_folders) for task, folder in folders.items()):
+    if not any(find_data_sets(folder, task) for task, folder in folders.items()):
         raise UserError(
             f"no test images in {', '.join(map(str, folders.values()))}; put them there, or give "
             "--denoise_path, --derain_path or --dehaze_path"

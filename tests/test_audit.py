@@ -1,6 +1,7 @@
 """The audit finds test images among training images, by name and by picture, and nothing else."""
 
 import csv
+import functools
 import json
 from pathlib import Path
 
@@ -9,7 +10,6 @@ import numpy as np
 import pytest
 import skimage.data
 
-from data.degradations import TASKS
 from data.overlap import ALIKE, EXACT, PictureIndex
 from data.pairing import DataSet, Pair
 from data.scenes import TEST_SCENES, leave_out, scene_of, scenes_of
@@ -19,19 +19,15 @@ GREY = np.full((32, 32, 3), 128, np.uint8)
 CBSD68, RAIN100L, _ = TEST_SCENES
 
 
+@pytest.fixture(autouse=True)
+def nothing_in_the_default_folders(monkeypatch, tmp_path_factory):
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+
+
 @pytest.fixture
-def audit(run_script, tmp_path):
-    """Run the audit with nothing in the default folders."""
-
-    def run(*arguments):
-        return run_script("scripts/audit", *default_folders(tmp_path, arguments), *arguments)
-
-    return run
-
-
-def default_folders(top, arguments):
-    flags = [f"--{task.name}_{kind}" for task in TASKS for kind in ("dir", "path")]
-    return [part for flag in flags if flag not in arguments for part in (flag, top / "nowhere")]
+def audit(run_script):
+    """Run the audit."""
+    return functools.partial(run_script, "scripts/audit")
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +124,8 @@ def test_released_haze_list_shows_331_test_images(audit, tmp_path):
     result = audit("--lists", file)
     assert result.code == 1 and "(331 of its 500 test images)" in result.out
     file.write_text("synthetic/9001_1_0.2.jpg\nclean/0001.png\n")  # 0001 of DIV2K, not of OTS
-    assert audit("--lists", file).code == 0
+    result = audit("--lists", file)
+    assert result.code == 0 and result.err == ""
 
 
 def test_bsd400_shows_67_scenes_of_rain100l(tmp_path):
@@ -215,13 +212,22 @@ def test_pictures_are_reported_by_name(audit, pictures, tmp_path):
 
 
 def test_mistakes_of_the_user(fails, tmp_path):
-    nothing = default_folders(tmp_path, ())
-    (tmp_path / "empty.txt").write_text("\n")
-    assert "nothing to audit" in fails("scripts/audit", *nothing)
-    assert "no such list" in fails("scripts/audit", *nothing, "--lists", tmp_path / "no.txt")
-    message = fails("scripts/audit", *nothing, "--lists", tmp_path / "empty.txt")
-    assert "names no image" in message
+    assert "nothing to audit" in fails("scripts/audit")
     assert ".json or .csv" in fails("scripts/audit", "--output", "report.txt")
+    assert "no such list" in fails("scripts/audit", "--lists", tmp_path / "no.txt")
+    write_image(tmp_path / "picture.png", GREY)
+    assert "not a text file" in fails("scripts/audit", "--lists", tmp_path / "picture.png")
+    for text in ("\n", "Dear reader,\nthese are no images.\n"):
+        (tmp_path / "text.txt").write_text(text)
+        assert "names no image" in fails("scripts/audit", "--lists", tmp_path / "text.txt")
+
+
+@pytest.mark.parametrize("flag", ["--denoise_dir", "--dehaze_path"])
+def test_a_folder_that_is_given_has_to_hold_images(flag, fails, tmp_path):
+    write_image(Path("data/Train/denoise/x.png"), GREY)
+    message = fails("scripts/audit", flag, "data/Train/Denois")
+    assert f"{flag} data/Train/Denois: no such folder" in message
+    assert f"{flag} {tmp_path}: no images in it" in fails("scripts/audit", flag, tmp_path)
 
 
 @pytest.fixture

@@ -46,6 +46,9 @@ def changed(checkpoint, path, **hyper_parameters):
         ("train", ["--cuda", "0", "--num_gpus", "1"], "one of them"),
         ("train", ["--no_such_flag"], "no_such_flag"),
         ("test", ["--cuda=-2"], "-1 for the CPU"),
+        ("train", ["--expansion", "0.001"], "--expansion 0.001: expected a number from 1/24"),
+        ("train", ["--expansion", "1e300"], "expected a number from 1/24"),
+        ("test", ["--network", "am_promptir", "--named"], "choose from"),
         ("test", ["--mode", "4"], "4"),
         ("test", ["--mode", "rain"], "rain"),
         ("test", ["--protocol", "mine"], "mine"),
@@ -62,7 +65,7 @@ def test_no_training_data(fails, tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
     run = tmp_path / "run"
-    for folder in (tmp_path / "nowhere", empty):
+    for folder, what in ((tmp_path / "nowhere", "no such folder"), (empty, "no training images")):
         message = fails(
             "train",
             "--de_type",
@@ -74,7 +77,7 @@ def test_no_training_data(fails, tmp_path):
             "--text",
             "learned",
         )
-        assert f"--derain_dir {folder}: no training images" in message
+        assert f"--derain_dir {folder}: {what}" in message
     assert not run.exists()
 
 
@@ -159,6 +162,9 @@ def test_bad_checkpoints(fails, checkpoint, test_flags, tmp_path):
     with (tmp_path / "code.ckpt").open("wb") as file:
         pickle.dump({"state_dict": Malicious(trap)}, file)
     torch.save({"state_dict": Malicious(trap)}, tmp_path / "zipped.ckpt")
+    content = torch.load(checkpoint, weights_only=True)
+    content["state_dict"]["net.embed.weight"][0, 0, 0, 0] = torch.nan
+    torch.save(content, tmp_path / "diverged.ckpt")
 
     expected = {
         "missing": "no such checkpoint file",
@@ -168,7 +174,8 @@ def test_bad_checkpoints(fails, checkpoint, test_flags, tmp_path):
         "words": "do not fit",
         "foreign": "names no network",
         "other": "made for the network 'resnet'",
-        "unfit": "do not fit",
+        "unfit": "of another shape, first embed.weight",
+        "diverged": "embed.weight holds values that are not finite",
         "code": "refused",
         "zipped": "refused",
     }
@@ -250,6 +257,7 @@ def test_clip_that_cannot_be_had(fails, train_flags, tmp_path):
     flags = [*train_flags, "--text", "clip", "--clip_pretrained", tmp_path / "none.pt"]
     message = fails("train", *flags, "--ckpt_dir", tmp_path / "run")
     assert "--text learned" in message
+    assert not (tmp_path / "run").exists()
 
 
 def test_words_need_a_table_from_clip(fails, checkpoint, photos, tmp_path):
@@ -262,6 +270,7 @@ def test_words_need_a_table_from_clip(fails, checkpoint, photos, tmp_path):
 def test_weights_alone_cannot_be_resumed(fails, checkpoint, train_flags, tmp_path):
     flags = [*train_flags, "--ckpt_dir", tmp_path / "run", "--resume", checkpoint]
     assert "only weights to test with" in fails("train", *flags)
+    assert not (tmp_path / "run").exists()
 
 
 def test_quickstart_removes_only_what_it_made(tmp_path):

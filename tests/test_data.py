@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+import options
 from data.datasets import (
     TrainingSet,
     TrainingStream,
@@ -61,12 +62,14 @@ def test_words_in_parent_folders_change_nothing(tmp_path):
     assert data_set.pairs[0].clean == top / "gt" / "norain-rain-1.png"
 
 
-def test_task_folder_by_another_name_and_several_sets(tmp_path):
+def test_task_folder_by_another_name_and_several_sets(tmp_path, monkeypatch):
     for name in ("SOTS/hazy/1_1.png", "SOTS/gt/1.png", "mine/input/2.png", "mine/target/2.png"):
-        write_image(tmp_path / "Dehazy" / name, GREY)
-    found = find_data_sets(tmp_path / "dehaze", DEHAZE, DEHAZE.test_folders)
+        write_image(tmp_path / "test" / "Dehazy" / name, GREY)
+    monkeypatch.chdir(tmp_path)
+    found = find_data_sets(options.test_options([]).dehaze_path, DEHAZE)
     assert [data_set.name for data_set in found] == ["SOTS", "mine"]
-    assert find_data_sets(tmp_path / "nowhere", DEHAZE) == []
+    given = options.test_options(["--dehaze_path", "test/dehaz"]).dehaze_path
+    assert find_data_sets(given, DEHAZE) == []  # nothing else is taken for it
 
 
 def test_pair_without_partner_is_named(tmp_path):

@@ -74,6 +74,7 @@ def test_checkpoint_says_what_it_is(checkpoint):
     assert description["configuration"] == "tiny"
     assert description["text_encoder"] == "learned"
     assert description["trained"] == degradations
+    assert description["run"]["patch_size"] == 16 and description["training_seed"] == 0
     content = read_checkpoint(checkpoint)
     assert "net.text.embeddings" in content["state_dict"]
 
@@ -143,6 +144,26 @@ def test_finished_run_can_be_extended(run_script, train_flags, tmp_path):
     assert run_script("train", *flags, "--max_steps", 2).code == 0
     assert "trained 4 of 4" in run_script("train", *flags, "--max_steps", 4, "--resume").out
     assert read_checkpoint(tmp_path / "last.ckpt")["global_step"] == 4
+
+
+def test_run_of_an_older_version_goes_on(run_script, fails, train_flags, tmp_path):
+    flags = [*train_flags, "--de_type", "derain", f"--ckpt_dir={tmp_path}", "--max_steps"]
+    assert run_script("train", *flags, 1).code == 0
+    last = tmp_path / "last.ckpt"
+    content = torch.load(last, weights_only=True)
+    arguments = content["hyper_parameters"]
+    del arguments["run"]["exclude_test_scenes"], arguments["run"]["balance"]
+    del arguments["network_arguments"]["attention"], arguments["network_arguments"]["fusion"]
+    torch.save(content, last)
+    message = fails("train", *flags, 2, "--resume")
+    assert "of an older version, has exclude_test_scenes False, this one True" in message
+    message = fails("train", *flags, 2, "--resume", "--fusion", "concatenation")
+    assert "configuration tiny, this one tiny, fusion concatenation" in message
+    result = run_script("train", *flags, 2, "--resume", "--no-exclude_test_scenes")
+    assert result.code == 0, result.err
+    del arguments["run"]
+    torch.save(content, last)
+    assert load_network(last).description["run"] is None
 
 
 def test_fewer_validation_images_than_processes(train_flags, tmp_path):

@@ -1,7 +1,8 @@
 """Restormer: a four-level U-Net of transformer blocks that attend across channels.
 
 Source: Zamir et al., "Restormer: Efficient Transformer for High-Resolution Image Restoration",
-CVPR 2022, figure 2 (MDTA, GDFN). Layer norms have a bias, as in the published deraining networks.
+CVPR 2022, figure 2 (MDTA, GDFN). Layer norms have a bias, as in the published deraining networks,
+or none, as in the published denoising ones.
 
 Shapes: B batch, C channels, h heads, H x W pixels. Images are RGB, float, in [0, 1], (B, 3, H, W);
 H and W are multiples of 8. Parameters have their published names, so that such checkpoints load.
@@ -10,8 +11,8 @@ Deviations: the last convolution starts at zero, as in `AMPromptIR`, so that net
 comparison start from the same function, the identity.
 """
 
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Collection, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -67,12 +68,27 @@ class GDFN(nn.Module):
         return self.project_out(F.gelu(gate) * x)
 
 
-class LayerNorm(nn.Module):
-    """`ChannelLayerNorm` under the name that published checkpoints have for it."""
+class BiasFreeLayerNorm(nn.Module):
+    """Layer norm over the channels of each pixel that neither centres them nor adds a bias.
+
+    Shape: (B, C, H, W) -> (B, C, H, W).
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.body = ChannelLayerNorm(channels)
+        self.weight = nn.Parameter(torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        variance = x.var(dim=1, correction=0, keepdim=True)  # (B, 1, H, W)
+        return x * (variance + 1e-5).rsqrt() * self.weight[:, None, None]
+
+
+class LayerNorm(nn.Module):
+    """One of the two layer norms under the name that published checkpoints have for it."""
+
+    def __init__(self, channels: int, bias_free: bool) -> None:
+        super().__init__()
+        self.body = (BiasFreeLayerNorm if bias_free else ChannelLayerNorm)(channels)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.body(x)
@@ -84,11 +100,13 @@ class Block(nn.Module):
     Shape: (B, C, H, W) -> (B, C, H, W).
     """
 
-    def __init__(self, channels: int, heads: int, expansion: float) -> None:
+    def __init__(
+        self, channels: int, heads: int, expansion: float, bias_free: bool = False
+    ) -> None:
         super().__init__()
-        self.norm1 = LayerNorm(channels)
+        self.norm1 = LayerNorm(channels, bias_free)
         self.attn = MDTA(channels, heads)
-        self.norm2 = LayerNorm(channels)
+        self.norm2 = LayerNorm(channels, bias_free)
         self.ffn = GDFN(channels, expansion)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -140,6 +158,7 @@ class Restormer(RestorationNetwork):
         refinement_blocks: blocks after the last decoder level.
         expansion: hidden channels of the feed-forward per channel.
         heads: of the attention, per level.
+        bias_free: whether layer norms have no bias and do not centre.
     """
 
     configurations: ClassVar = {
@@ -155,6 +174,7 @@ class Restormer(RestorationNetwork):
         refinement_blocks: int = 4,
         expansion: float = 2.66,
         heads: Sequence[int] = (1, 2, 4, 8),
+        bias_free: bool = False,
     ) -> None:
         super().__init__()
         if width < 2 or width % 2:
@@ -165,7 +185,7 @@ class Restormer(RestorationNetwork):
 
         def stage(channels: int, num_heads: int, num_blocks: int) -> nn.Sequential:
             return nn.Sequential(
-                *(Block(channels, num_heads, expansion) for _ in range(num_blocks))
+                *(Block(channels, num_heads, expansion, bias_free) for _ in range(num_blocks))
             )
 
         self.patch_embed = Embedding(width)
@@ -188,6 +208,12 @@ class Restormer(RestorationNetwork):
         self.refinement = stage(widths[1], heads[0], refinement_blocks)
         self.output = nn.Conv2d(widths[1], 3, 3, padding=1, bias=False)
         nn.init.zeros_(self.output.weight)
+
+    @classmethod
+    def published_arguments(cls, names: Collection[str]) -> dict[str, Any]:
+        """Those of `paper`; the names tell whether layer norms have a bias."""
+        bias_free = not any(name.endswith("norm1.body.bias") for name in names)
+        return super().published_arguments(names) | ({"bias_free": True} if bias_free else {})
 
     def forward(self, image: Tensor, named: None = None) -> Tensor:
         """Restore a batch: (B, 3, H, W) in [0, 1] -> (B, 3, H, W), not clipped.
