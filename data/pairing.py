@@ -28,7 +28,7 @@ FOLDER_PAIRS = (
 # how a degraded image's stem becomes its clean partner's; the first that exists is taken
 NAME_RULES = {
     "denoise": ((r"(.+)", r"\1"),),
-    "derain": ((r"(.+)", r"\1"), (r"rain(.*)", r"norain\1")),
+    "derain": ((r"(.+)", r"\1"), (r"rain(.*)", r"norain\1"), (r"([^_]+)_.+", r"\1")),
     "dehaze": ((r"(.+)", r"\1"), (r"([^_]+)_.+", r"\1")),
 }
 FLAT_DEGRADED = {"derain": r"rain.*", "dehaze": r"[^_]+_.+"}  # both kinds in one folder

@@ -11,6 +11,9 @@ import pytest
 from PIL import Image
 from scipy.stats import norm
 
+from data.datasets import split
+from data.degradations import TASKS
+from data.pairing import find_data_sets
 from tests.conftest import ROOT, save_untrained
 from utils.errors import UserError
 from utils.evaluate import Score
@@ -197,7 +200,7 @@ def test_what_cannot_be_scored_is_named(fails, data_folder, tmp_path):
 
 def test_photographs_become_pairs_to_train_on(run_script, fails, train_flags, photos, tmp_path):
     for index, photo in enumerate(photos):
-        write_image(tmp_path / "clean" / f"{index}.png", photo)
+        write_image(tmp_path / "clean" / f"photo_{index}.png", photo)
     flags = ["--clean", tmp_path / "clean", "--output", tmp_path / "Train"]
     assert run_script("scripts/synthesize", *flags, "--variants", 2).code == 0
     assert "is not empty" in fails("scripts/synthesize", *flags)
@@ -219,6 +222,38 @@ def test_photographs_become_pairs_to_train_on(run_script, fails, train_flags, ph
     )
     assert result.code == 0, result.err
     assert "derain: 10 images" in result.out and "dehaze: 10 images" in result.out
+    held_out = []
+    for task in TASKS:
+        [data_set] = find_data_sets(tmp_path / "Train" / task.train_folders[0], task)
+        training, validation = split(data_set.pairs, 1)
+        held_out += [pair.clean.stem for pair in validation]
+        assert len(training) == (4 if task.name == "denoise" else 8)
+        assert not any(held_out[0] in pair.name for pair in training)
+    assert len(held_out) == 3 and len(set(held_out)) == 1  # one photograph, in every task
+
+
+def test_photographs_that_cannot_become_pairs(fails, run_script, photos, tmp_path):
+    clean, output = tmp_path / "clean", tmp_path / "Train"
+    write_image(clean / "a_1.png", photos[0])
+    flags = ["--clean", clean, "--output"]
+    assert "must lie outside" in fails("scripts/synthesize", *flags, clean / "Train")
+    assert "must lie outside" in fails("scripts/synthesize", *flags, tmp_path)
+    output.write_text("")
+    assert "is a file" in fails("scripts/synthesize", *flags, output)
+    output.unlink()
+    write_image(clean / "a-1.jpg", photos[1])
+    message = fails("scripts/synthesize", *flags, output)
+    assert "a_1.png" in message and "a-1.jpg" in message
+    cut = (clean / "a-1.jpg").rename(clean / "b.jpg")
+    whole = cut.read_bytes()
+    cut.write_bytes(whole[: len(whole) // 2])
+    assert "b.jpg: cannot be read as an image" in fails("scripts/synthesize", *flags, output)
+    assert [path.name for path in tmp_path.iterdir()] == ["clean"]
+    cut.unlink()
+    output.mkdir()  # empty, so it may be there
+    result = run_script("scripts/synthesize", *flags, output)
+    assert result.code == 0 and "1 photograph, 1 rainy and hazy" in result.out
+    assert (output / "Dehaze" / "original" / "a-1.png").is_file()
 
 
 def test_comparison_on_equal_terms(train_flags, test_flags, tmp_path):
