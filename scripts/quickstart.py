@@ -6,7 +6,6 @@ shows that everything works, and stands for nothing else.
 """
 
 import argparse
-import json
 import shutil
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from data.degradations import TASKS
 from data.samples import build_samples
 from utils.errors import UserError, run
 from utils.image_io import write_whole
+from utils.report import read_results
 
 ROOT = Path(__file__).parent.parent
 SIZE = ("--configuration", "tiny", "--text", "learned", "--patch_size", "48", "--batch_size", "4")
@@ -83,7 +83,7 @@ def judge(results: Path) -> int:
     """1 and a word on standard error if a restored set is not better than the degraded one."""
     worse = [
         result["degradation"]
-        for result in json.loads(results.read_text())["results"]
+        for result in read_results(results)["results"]
         if result["psnr"] <= result["degraded_psnr"]
     ]
     if worse:
