@@ -303,14 +303,51 @@ def test_what_cannot_be_scored_is_named(fails, data_folder, tmp_path):
     first, *_ = list_images(tmp_path / "restored")
     write_image(first, read_image(first)[:40])
     message = fails("scripts/score", "--restored", tmp_path / "restored", *flags)
-    assert "96 x 32 pixels" in message and "both must be equal" in message
+    assert "96 x 40 pixels; expected 96 x 80" in message
     first.rename(first.with_stem("unknown"))
     message = fails("scripts/score", "--restored", tmp_path / "restored", *flags)
-    assert "no clean partner (unknown.png)" in message
+    assert "1 of 2 restored images have no clean partner (unknown.png)" in message
     assert "desnow" in fails(
         "scripts/score", "--restored", target, "--target", target, "--degradation", "desnow"
     )
     assert not (tmp_path / "out" / "results.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "code"),
+    [((0, 70), (0, 88), 0), ((3, 67), (4, 84), 0), ((0, 69), (0, 87), 2)],
+)
+def test_only_whole_or_centre_cropped_pictures_are_scored(
+    rows, columns, code, run_script, photos, tmp_path
+):
+    target = photos[0][:70, :88]  # its centre crop is 64 x 80, as is that of 69 x 87
+    write_image(tmp_path / "target" / "1.png", target)
+    write_image(tmp_path / "restored" / "1.png", target[slice(*rows), slice(*columns)])
+    flags = ["--restored", tmp_path / "restored", "--target", tmp_path / "target"]
+    flags += ["--degradation", "derain", "--output", tmp_path / "out"]
+    result = run_script("scripts/score", *flags)
+    assert result.code == code, result.err
+    assert ("inf/1.000" in result.out) == (code == 0)
+
+
+def test_scores_of_several_data_sets_make_one_row(run_script, data_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for task, name in (("derain", "Rain100L"), ("dehaze", "SOTS")):
+        target = data_folder / "test" / task / name / "target"
+        restored = tmp_path / f"restored_{task}"
+        shutil.copytree(target, restored)
+        list_images(restored)[0].unlink()
+        flags = ["--restored", restored, "--target", target, "--degradation", task]
+        result = run_script("scripts/score", *flags, "--method", "The/irs")
+        assert result.code == 0, result.err
+        assert "warning: 1 of 2 targets have no restored picture (photo3.png)" in result.err
+    files = sorted((tmp_path / "output" / "scored" / "paper_unknown" / "The_irs").iterdir())
+    assert [file.name for file in files] == ["Rain100L_derain", "SOTS_dehaze"]
+    assert json.loads((files[0] / "results.json").read_text())["not_restored"] == 1
+    result = run_script("scripts/table", "output/scored")
+    assert result.code == 0, result.err
+    [row] = [line for line in result.out.splitlines() if line.startswith("| The/irs")]
+    assert row.count("inf/1.000") == 3  # two data sets and their mean
 
 
 def test_photographs_become_pairs_to_train_on(run_script, fails, train_flags, photos, tmp_path):
