@@ -28,7 +28,7 @@ FOLDER_PAIRS = (
 # how a degraded image's stem becomes its clean partner's; the first that exists is taken
 NAME_RULES = {
     "denoise": ((r"(.+)", r"\1"),),
-    "derain": ((r"(.+)", r"\1"), (r"rain(.*)", r"norain\1")),
+    "derain": ((r"(.+)", r"\1"), (r"rain(.*)", r"norain\1"), (r"([^_]+)_.+", r"\1")),
     "dehaze": ((r"(.+)", r"\1"), (r"([^_]+)_.+", r"\1")),
 }
 FLAT_DEGRADED = {"derain": r"rain.*", "dehaze": r"[^_]+_.+"}  # both kinds in one folder
@@ -121,7 +121,7 @@ def read_list(file: Path, pairs: list[Pair]) -> list[Pair]:
     if missing:
         raise UserError(
             f"{file}: names {len(missing)} images that are not in the data folder "
-            f"({_first_few(missing)}); add them, or drop --data_file_dir to use every image"
+            f"({first_few(missing)}); add them, or drop --data_file_dir to use every image"
         )
     return chosen
 
@@ -184,9 +184,17 @@ def _descend(find, folder: Path, top: Path, task: Task, depth: int) -> Iterable[
 
 
 def match_pairs(
-    inputs: list[Path], targets: list[Path], task: Task, degraded_top: Path, clean_top: Path
+    inputs: list[Path],
+    targets: list[Path],
+    task: Task,
+    degraded_top: Path,
+    clean_top: Path,
+    what: str = "degraded",
 ) -> list[Pair]:
     """Find each degraded (or restored) image's clean one by `NAME_RULES`, below the two folders.
+
+    Args:
+        what: the inputs are, for the error.
 
     Raises:
         UserError: one has no clean partner, or two in different folders.
@@ -217,8 +225,8 @@ def match_pairs(
             pairs.append(Pair(path, found[0]))
     if missing:
         raise UserError(
-            f"{degraded_top}: {len(missing)} of {len(inputs)} degraded images have no clean "
-            f"partner ({_first_few(missing)}); add the partners or remove the images"
+            f"{degraded_top}: {len(missing)} of {len(inputs)} {what} images have no clean "
+            f"partner ({first_few(missing)}); add the partners or remove the images"
         )
     return pairs
 
@@ -233,5 +241,6 @@ def _name(folder: Path, top: Path) -> str:
     return top.resolve().name if folder == top else folder.relative_to(top).as_posix()
 
 
-def _first_few(names: list[str]) -> str:
+def first_few(names: list[str]) -> str:
+    """The first three of some names, for a message."""
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -49,16 +49,20 @@ def build_samples(folder: Path, seed: int = 0) -> None:
 def write_training_images(
     folder: Path, name: str, clean: np.ndarray, variants: int, generator: np.random.Generator
 ) -> None:
-    """Write a photograph, and rainy and hazy variants of it, in the layout that train.py reads."""
+    """Write a photograph, and rainy and hazy variants of it, in the layout that train.py reads.
+
+    A photograph is one clean file in every task, so that validation holds out all of it; `name` has
+    no underscore, which ends it in the variants' names.
+    """
     write_image(folder / "Denoise" / f"{name}.png", clean)
     for variant in range(variants):
-        rainy, gt = folder / "Derain" / "rainy", folder / "Derain" / "gt"
-        write_image(rainy / f"rain-{name}-{variant}.png", add_rain(clean, generator))
-        write_image(gt / f"norain-{name}-{variant}.png", clean)
+        rainy = folder / "Derain" / "rainy"
+        write_image(rainy / f"{name}_{variant}.png", add_rain(clean, generator))
         airlight, beta = generator.choice(AIRLIGHTS), generator.choice(BETAS)
         hazy = add_haze(clean, make_depth(clean.shape[:2], generator), airlight, beta)
         synthetic = folder / "Dehaze" / "synthetic"
         write_image(synthetic / f"{name}_{variant}_{airlight}_{beta}.png", hazy)
+    write_image(folder / "Derain" / "gt" / f"{name}.png", clean)
     write_image(folder / "Dehaze" / "original" / f"{name}.png", clean)
 
 

@@ -6,7 +6,6 @@ shows that everything works, and stands for nothing else.
 """
 
 import argparse
-import json
 import shutil
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ from data.samples import build_samples
 from utils.errors import UserError, run
 from utils.image_io import write_whole
 from utils.processes import ROOT, run_script
+from utils.report import read_results
 
 SIZE = ("--configuration", "tiny", "--text", "learned", "--patch_size", "48", "--batch_size", "4")
 RECIPE = (*SIZE, "--lr", "1e-3", "--val_images", "0", "--num_workers", "2")
@@ -75,7 +75,7 @@ def judge(results: Path) -> int:
     """1 and a word on standard error if a restored set is not better than the degraded one."""
     worse = [
         result["degradation"]
-        for result in json.loads(results.read_text())["results"]
+        for result in read_results(results)["results"]
         if result["psnr"] <= result["degraded_psnr"]
     ]
     if worse:

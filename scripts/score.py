@@ -3,19 +3,23 @@
 python -m scripts.score --restored DIR --target DIR --degradation derain --method "Their method"
 
 Names are matched as test.py matches them (rain-1.png to norain-1.png, 0001_0.8_0.2.png to 0001.png,
-or the same name). Writes results.json and scores.csv, which `scripts.table` merges with others.
-Protocol `paper` crops both pictures as test.py does, and would score before rounding to 8 bits;
-pictures are rounded already, which can cost a high PSNR some hundredths of a dB.
+or the same name). Writes results.json and scores.csv below output/scored, a folder for each method
+and data set; `python -m scripts.table output/scored` merges them, with others.
+Protocol `paper` crops whole pictures as test.py does (restored ones may be cropped already), and
+would score before rounding to 8 bits; pictures are rounded already, which can cost a high PSNR some
+hundredths of a dB.
 """
 
+import re
+import warnings
 from argparse import Namespace
 from pathlib import Path
 
-from torch import Tensor
+import numpy as np
 from tqdm import tqdm
 
 from data.degradations import DEGRADATION_NAMES, DEGRADATIONS, TASKS, Degradation
-from data.pairing import FOLDER_PAIRS, Pair, match_pairs
+from data.pairing import FOLDER_PAIRS, Pair, first_few, match_pairs
 from data.protocols import PROTOCOLS
 from data.transforms import crop_to_multiple
 from options import Parser, positive_float
@@ -27,15 +31,17 @@ from utils.report import Figure, summarise, write_results
 from utils.tables import make_table
 
 NOT_MEASURED = (float("nan"),) * 3
+OUTPUT = Path("output/scored")
 
 
 def main() -> int:
     options = parse()
     [degradation] = [entry for entry in DEGRADATIONS if entry.name == options.degradation]
-    pairs = find_pairs("restored", options.restored, options.target, degradation)
+    targets = list_pictures("target", options.target)
+    pairs = find_pairs("restored", options.restored, targets, options.target, degradation)
     inputs = {}
     if options.degraded:
-        found = find_pairs("degraded", options.degraded, options.target, degradation)
+        found = find_pairs("degraded", options.degraded, targets, options.target, degradation)
         inputs = {pair.name: pair.degraded for pair in found}
         missing = [pair.name for pair in pairs if pair.name not in inputs]
         if missing:
@@ -43,7 +49,16 @@ def main() -> int:
                 f"--degraded {options.degraded}: no picture is called {missing[0]}, as a restored "
                 "one is; give the restored pictures the names of the degraded ones"
             )
-    check_writable(options.output)
+    restored = {pair.clean for pair in pairs}
+    not_restored = [path.name for path in targets if path not in restored]
+    if not_restored:
+        warnings.warn(
+            f"{len(not_restored)} of {len(targets)} targets have no restored picture "
+            f"({first_few(not_restored)}); the figures are those of the others",
+            stacklevel=1,
+        )
+    output = options.output or name_folder(options)
+    check_writable(output)
 
     scores = [
         score(pair, inputs.get(pair.name), options.protocol == "paper")
@@ -53,10 +68,11 @@ def main() -> int:
     content = summarise(
         figures,
         {
-            "method": f"{options.method or options.restored.resolve().name}, {options.knowledge}",
+            "method": f"{name_method(options)}, {options.knowledge}",
             "protocol": options.protocol,
             "knowledge": options.knowledge,
             "scored": f"8-bit pictures in {options.restored}",
+            "not_restored": len(not_restored),
             "network": None,
             "configuration": None,
             "checkpoint": None,
@@ -66,11 +82,10 @@ def main() -> int:
             "macs": options.gmacs and round(options.gmacs * 1e9),
         },
     )
-    write_results(options.output, figures, content)
-    luminance = content["results"][0]["psnr_y"]
+    write_results(output, figures, content)
     print(f"\nprotocol {options.protocol}\n\n{make_table([content], []).to_markdown()}\n")
-    print(f"PSNR-Y {'infinite' if luminance is None else f'{luminance:.2f}'} dB")
-    print(f"results.json and scores.csv are in {options.output}")
+    print(f"PSNR-Y {content['results'][0]['psnr_y']:.2f} dB")
+    print(f"results.json and scores.csv are in {output}")
     return 0
 
 
@@ -101,49 +116,88 @@ def parse() -> Namespace:
     parser.add_argument("--parameters", type=positive_float, help="of the method, in millions")
     parser.add_argument("--gmacs", type=positive_float, help="of the method, at 128 x 128")
     parser.add_argument(
-        "--output", type=Path, default=Path("output/scored"), help="folder for the figures"
+        "--output",
+        type=Path,
+        help=f"folder for the figures; without it one below {OUTPUT} for protocol, knowledge, "
+        "method and data set",
     )
     return parser.parse_args()
 
 
-def find_pairs(flag: str, folder: Path, target: Path, degradation: Degradation) -> list[Pair]:
+def list_pictures(flag: str, folder: Path) -> list[Path]:
+    """The pictures of a folder. Raises `UserError` if it has none."""
+    pictures = list_images(folder) if folder.is_dir() else []
+    if not pictures:
+        raise UserError(f"--{flag} {folder}: no pictures there; give a folder of them")
+    return pictures
+
+
+def find_pairs(
+    flag: str, folder: Path, targets: list[Path], target: Path, degradation: Degradation
+) -> list[Pair]:
     """Pictures of a folder with their clean ones.
 
     Raises:
-        UserError: a folder has no pictures, or one has no clean partner.
+        UserError: the folder has no pictures, or one has no clean partner.
     """
     [task] = [task for task in TASKS if task.name == degradation.task]
-    pictures = {}
-    for name, path in ((flag, folder), ("target", target)):
-        pictures[name] = list_images(path) if path.is_dir() else []
-        if not pictures[name]:
-            raise UserError(f"--{name} {path}: no pictures there; give a folder of them")
-    return match_pairs(pictures[flag], pictures["target"], task, folder, target)
+    return match_pairs(list_pictures(flag, folder), targets, task, folder, target, flag)
 
 
 def score(pair: Pair, degraded: Path | None, cropped: bool) -> Score:
     """The figures of one restored picture, and of the degraded one if there is any."""
-    clean = load(pair.clean, cropped)
+    clean = read_image(pair.clean)
 
     def compare(path: Path) -> tuple[float, float, float]:
-        image = load(path, cropped)
-        if image.shape != clean.shape or min(clean.shape[1:]) < SSIM_WINDOW:
-            sizes = [" x ".join(map(str, shape[:0:-1])) for shape in (image.shape, clean.shape)]
+        images = fit(path, read_image(path), clean, cropped)
+        if min(images[0].shape[:2]) < SSIM_WINDOW:
             raise UserError(
-                f"{path}: {sizes[0]} pixels, its clean partner {pair.clean} {sizes[1]}"
-                f"{' (both cropped to multiples of 16)' if cropped else ''}; both must be equal "
-                f"and {SSIM_WINDOW} a side at least"
+                f"{path}: {describe_size(images[0])} pixels to score; "
+                f"expected {SSIM_WINDOW} a side at least; leave it out"
             )
-        return measure(image, clean)
+        return measure(*map(to_tensor, images))
 
     before = compare(degraded) if degraded else NOT_MEASURED
     return Score(pair.name, *before, *compare(pair.degraded), *NOT_MEASURED[:2])
 
 
-def load(path: Path, cropped: bool) -> Tensor:
-    """A picture as (3, H, W) in [0, 1], cropped to multiples of 16 or whole."""
-    image = read_image(path)
-    return to_tensor(crop_to_multiple(image) if cropped else image)
+def fit(
+    path: Path, image: np.ndarray, clean: np.ndarray, cropped: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Both pictures as they are scored, cropped to multiples of 16 or whole.
+
+    Raises:
+        UserError: the picture has neither the clean one's size nor, if cropped, that of its crop.
+    """
+    crop = crop_to_multiple(clean) if cropped else clean
+    if image.shape == clean.shape:
+        return (crop_to_multiple(image) if cropped else image), crop
+    if image.shape != crop.shape:
+        other = f" or, centre-cropped to multiples of 16, {describe_size(crop)}" if cropped else ""
+        raise UserError(
+            f"{path}: {describe_size(image)} pixels; expected {describe_size(clean)} as its clean "
+            f"partner has{other}; restore it anew"
+        )
+    return image, crop
+
+
+def describe_size(image: np.ndarray) -> str:
+    return f"{image.shape[1]} x {image.shape[0]}"
+
+
+def name_method(options: Namespace) -> str:
+    """As told, else the name of the folder of restored pictures."""
+    return options.method or options.restored.resolve().name
+
+
+def name_folder(options: Namespace) -> Path:
+    """A folder of its own for the results of one method on one data set."""
+    names = (
+        f"{options.protocol}_{options.knowledge}",
+        name_method(options),
+        f"{name_data_set(options)}_{options.degradation}",
+    )
+    return OUTPUT.joinpath(*(re.sub(r"[^\w-]+", "_", name) for name in names))
 
 
 def name_data_set(options: Namespace) -> str:

@@ -5,6 +5,7 @@ Writes Denoise, Derain and Dehaze in the layout that train.py reads, with rain a
 """
 
 import argparse
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from tqdm import tqdm
 from data.samples import write_training_images
 from options import Parser, natural, positive
 from utils.errors import UserError, run
-from utils.image_io import list_images, read_image
+from utils.image_io import check_writable, list_images, read_image
 
 
 def main() -> int:
@@ -24,29 +25,55 @@ def main() -> int:
     parser.add_argument("--seed", type=natural, default=0, help="of rain and haze")
     options = parser.parse_args()
     photos = find_photos(options)
-    for index, path in enumerate(tqdm(photos, "writing", unit="photo")):
-        generator = np.random.default_rng((options.seed, index))
-        write_training_images(
-            options.output, path.stem, read_image(path), options.variants, generator
-        )
-    print(f"{len(photos)} photographs, {options.variants} rainy and hazy of each: {options.output}")
+    output = check_output(options)
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as temporary:
+        pairs = Path(temporary, "pairs")  # renamed when all of them are written
+        for index, (name, path) in enumerate(tqdm(photos.items(), "writing", unit="photo")):
+            generator = np.random.default_rng((options.seed, index))
+            write_training_images(pairs, name, read_image(path), options.variants, generator)
+        if output.is_dir():
+            output.rmdir()
+        pairs.rename(output)
+    count = "1 photograph" if len(photos) == 1 else f"{len(photos)} photographs"
+    print(f"{count}, {options.variants} rainy and hazy of each: {options.output}")
     return 0
 
 
-def find_photos(options: argparse.Namespace) -> list[Path]:
-    """The photographs, sorted by name.
+def find_photos(options: argparse.Namespace) -> dict[str, Path]:
+    """The photographs by name, sorted; an underscore would end the name where pairs are matched.
 
     Raises:
-        UserError: there is none, two have one name, or the output folder is not new.
+        UserError: there is none, or two have one name.
     """
-    photos = list_images(options.clean)
+    photos: dict[str, Path] = {}
+    for path in list_images(options.clean):
+        other = photos.setdefault(path.stem.replace("_", "-"), path)
+        if other is not path:
+            raise UserError(
+                f"{other} and {path}: the pairs of both would have one name ('_' becomes '-', the "
+                "ending is dropped); rename one"
+            )
     if not photos:
         raise UserError(f"--clean {options.clean}: no photographs there; give a folder of them")
-    if len({path.stem for path in photos}) < len(photos):
-        raise UserError(f"--clean {options.clean}: two photographs have one name; rename one")
-    if options.output.exists() and any(options.output.iterdir()):
-        raise UserError(f"--output {options.output}: is not empty; give a new folder")
     return photos
+
+
+def check_output(options: argparse.Namespace) -> Path:
+    """The absolute path of a folder that is not there yet, or empty.
+
+    Raises:
+        UserError: it is something else, or one of the two folders lies in the other.
+    """
+    output, clean = options.output.resolve(), options.clean.resolve()
+    if output.is_relative_to(clean) or clean.is_relative_to(output):
+        raise UserError(
+            f"--output {options.output}: must lie outside --clean {options.clean}, and not hold it"
+        )
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        what = "is not empty" if output.is_dir() else "is a file"
+        raise UserError(f"--output {options.output}: {what}; give a new folder")
+    check_writable(output.parent)
+    return output
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ LAYOUTS = [
     (DERAIN, "low/7.jpg", "high/7.png"),
     (DERAIN, "Input/1.png", "Target/1.png"),
     (DERAIN, "rain-001.png", "norain-001.png"),
+    (DERAIN, "rainy/12_3.png", "gt/12.png"),
     (DEHAZE, "synthetic/0001_0.85_0.04.jpg", "original/0001.jpg"),
     (DEHAZE, "synthetic/part1/0001_0.85_0.04.jpg", "original/0001.png"),
     (DEHAZE, "hazy/0001_0.8_0.2.jpg", "clear/0001.png"),

@@ -6,15 +6,20 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from scipy.stats import norm
 
+from data.datasets import Sample, split
+from data.degradations import TASKS
+from data.pairing import find_data_sets
 from tests.conftest import save_untrained
 from utils.errors import UserError
-from utils.evaluate import Score
+from utils.evaluate import Score, evaluate
 from utils.image_io import list_images, read_image, write_image
+from utils.plots import plot_cost
 from utils.published import PUBLISHED
-from utils.report import Figure, summarise, write_results
+from utils.report import Figure, read_results, summarise, write_results
 from utils.statistics import interval_of_mean
 from utils.tables import make_table
 
@@ -61,18 +66,126 @@ def test_published_means_are_those_of_their_columns():
         assert mean == pytest.approx(entry.mean[0], abs=0.011), entry.method
 
 
+def test_published_rows_say_whose_training_shares_test_scenes():
+    sharing = {entry.method for entry in PUBLISHED if "76 of the 500" in entry.note}
+    assert sharing == {"AirNet", "PromptIR", "AdaIR"}
+    counted = {entry.method for entry in PUBLISHED if "GMACs counted" in entry.note}
+    assert counted == {entry.method for entry in PUBLISHED if entry.gmacs}
+
+
 def test_protocols_and_inputs_do_not_mix():
-    with pytest.raises(UserError, match="protocols clean and paper do not share a table"):
+    with pytest.raises(ValueError):
         make_table([make_results(), make_results(protocol="clean")], [])
-    other = make_results()
+    other = make_results(file="other/results.json")
     other["results"][0]["degraded_psnr"] += 0.01
-    with pytest.raises(UserError, match="same images and with the same seed"):
+    with pytest.raises(UserError, match=r"20\.010 dB in other/\S+, but 20\.000 in ours"):
         make_table([make_results(), other], [])
 
 
 def test_rows_of_one_name_are_told_apart_by_their_checkpoint():
     text = make_table([make_results(), make_results(sha256="cd" * 32)], []).to_markdown()
     assert "ours [abababab]" in text and "ours [cdcdcdcd]" in text
+
+
+def test_data_sets_of_one_method_share_a_row():
+    parts = [
+        make_results(sha256=None, parameters=None, file="a"),
+        make_results(31.0, 500, "SOTS", "dehaze", sha256=None, file="b"),
+    ]
+    table = make_table([*parts, parts[0]], [])  # the same figures twice are no contradiction
+    degraded, ours = table.rows
+    assert [cell.psnr for cell in ours.cells.values()] == [30.0, 31.0]
+    assert ours.mean.psnr == 30.5 and degraded.mean.psnr == 20 and ours.parameters == 5
+    text = make_table([*parts, make_results(29.0, sha256=None, file="c")], []).to_markdown()
+    assert all(f"ours [{file}]" in text for file in "abc")
+    other = make_results(29.0, file="b")  # of one checkpoint
+    text = make_table([make_results(file="a"), other], []).to_markdown()
+    assert "ours [a]" in text and "ours [b]" in text
+
+
+def test_rows_say_what_to_mind():
+    results = [
+        make_results(run={"exclude_test_scenes": False}),
+        make_results(method="other", scored="pictures", not_restored=3),
+        make_results(method="third", run={"exclude_test_scenes": True}, not_restored=0),
+    ]
+    table = make_table(results, [])
+    text = table.to_markdown()
+    assert "ours [1]" in text and "[1] trained without leaving out the scenes" in text
+    assert "other [2]" in text and "[2] scored from 8-bit pictures" in text
+    assert "3 more images of Rain100L" in text and "| third  " in text
+    rows = list(csv.DictReader(table.to_csv().splitlines()))
+    assert [row["knowledge"] for row in rows] == ["", "blind", "blind", "blind"]
+    assert [bool(row["note"]) for row in rows] == [False, True, True, False]
+
+
+def test_names_cannot_break_a_table_or_plot(tmp_path):
+    content = make_results(method="a|b\nc\\d^e~f_g $_^$", images=3)
+    for measure in ("psnr", "ssim", "psnr_y"):
+        content["results"][0][f"degraded_{measure}"] = None
+    table = make_table([content], [])
+    assert r"| a\|b c\d^e~f_g $_^$ |" in table.to_markdown()
+    assert "degraded input" not in table.to_markdown() and "±" not in table.to_markdown()
+    latex = table.to_latex()
+    assert latex.startswith("% protocol paper\n")
+    assert r"a|b c\textbackslash{}d\textasciicircum{}e\textasciitilde{}f\_g \$" in latex
+    assert plot_cost(table, tmp_path / "cost.png")
+
+
+@pytest.mark.parametrize("psnr", [30.0, float("inf")])
+def test_results_are_read_as_they_were_written(psnr, tmp_path):
+    content = make_results(psnr)
+    write_results(tmp_path, [], content)
+    found = read_results(tmp_path / "results.json")
+    assert found.pop("file") == str(tmp_path / "results.json")
+    assert found == json.loads(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (("sha256",), 3, "its 'sha256' is 3"),
+        (("results",), [], "no figure in it"),
+        (("results",), [3], "no 'data_set' in it"),
+        (("results", 0, "psnr"), None, "its 'psnr' is None"),
+        (("results", 0, "psnr"), float("nan"), "NaN is no figure"),
+        (("results", 0, "intervals"), {"psnr": [1]}, "an interval is [1]"),
+        (("protocol",), "other", "its protocol is 'other'"),
+    ],
+)
+def test_damaged_results_are_named(place, value, message, fails, tmp_path):
+    content = make_results()
+    inner = content
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    (tmp_path / "results.json").write_text(json.dumps(content))
+    error = fails("scripts/table", tmp_path, "--output", tmp_path / "out")
+    assert message in error and str(tmp_path / "results.json") in error
+
+
+def test_a_network_that_gives_no_numbers_has_no_figures():
+    class Broken(torch.nn.Conv2d):
+        size_multiple = 1
+
+        def forward(self, image, named=None):
+            return super().forward(image)
+
+    net = Broken(3, 3, 1)
+    torch.nn.init.constant_(net.weight, float("nan"))
+    image = torch.zeros(3, 8, 8)
+    with pytest.raises(UserError, match="photo7: the network gives values that are not finite"):
+        evaluate(net, [Sample(image, image, "derain", "photo7")], tile=0)
+
+
+def test_protocols_have_a_table_each(run_script, tmp_path):
+    for protocol in ("clean", "paper"):
+        write_results(tmp_path / protocol, [], make_results(protocol=protocol))
+    result = run_script("scripts/table", tmp_path, "--output", tmp_path / "table")
+    assert result.code == 0, result.err
+    assert "0.900/31.00" in (tmp_path / "table" / "table_clean.md").read_text()
+    paper = (tmp_path / "table" / "table_paper.md").read_text()
+    assert "0.900/31.00" not in paper and "38.32/0.983" in paper
 
 
 @pytest.fixture
@@ -101,13 +214,17 @@ def test_several_checkpoints_make_one_table(run_script, checkpoints, test_flags,
     assert merged.code == 0, merged.err
     rows = [line for line in merged.out.splitlines() if line.startswith("|")]
     assert sorted(rows) == sorted(table)  # folders are read in the order of their names
-    latex = (tmp_path / "table" / "table.tex").read_text()
+    latex = (tmp_path / "table" / "table_clean.tex").read_text()
     assert latex.count(r"\\") == 4 and r"denoise\_15" in latex
-    rows = list(csv.DictReader((tmp_path / "table" / "table.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "table" / "table_clean.csv").open()))
     assert len(rows) == 3 * 6  # five columns and their mean
-    assert float(rows[6]["psnr"]) == pytest.approx(contents[0]["results"][0]["psnr"], abs=10)
-    with Image.open(tmp_path / "table" / "cost.png") as picture:
-        assert picture.size == (1200, 500)
+    for content in contents:
+        named = [row for row in rows if content["sha256"][:8] in row["method"]]
+        for figure in content["results"]:
+            [row] = [row for row in named if row["degradation"] == figure["degradation"]]
+            assert float(row["psnr"]) == figure["psnr"]
+    with Image.open(tmp_path / "table" / "cost_clean.png") as picture:
+        assert picture.size[0] == 1200
 
 
 def test_table_of_files_that_are_none(fails, tmp_path):
@@ -124,7 +241,7 @@ def test_published_rows_in_every_form(run_script, tmp_path):
     result = run_script("scripts/table", tmp_path, "--output", tmp_path / "table")
     assert result.code == 0, result.err
     assert "the AM-PromptIR paper's Table 1; named; 331" in result.out
-    rows = list(csv.DictReader((tmp_path / "table" / "table.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "table" / "table_paper.csv").open()))
     assert [row["published"] for row in rows] == ["0", "0"] + ["1"] * len(PUBLISHED)
     assert rows[1]["parameters_m"] == "5.0" and rows[1]["gmacs"] == "2.0"
     assert float(rows[1]["psnr_low"]) == float(rows[1]["psnr_high"]) == 30
@@ -170,8 +287,9 @@ def test_equal_pictures_have_an_infinite_psnr(run_script, data_folder, tmp_path)
     flags = ["--restored", target, "--target", target, "--degradation", "derain"]
     result = run_script("scripts/score", *flags, "--output", tmp_path)
     assert result.code == 0, result.err
-    assert "inf/1.000" in result.out and "PSNR-Y infinite" in result.out
-    assert json.loads((tmp_path / "results.json").read_text())["results"][0]["psnr"] is None
+    assert "inf/1.000" in result.out and "PSNR-Y inf" in result.out
+    figure = json.loads((tmp_path / "results.json").read_text())["results"][0]
+    assert figure["psnr"] == "inf" and figure["degraded_psnr"] is None
     assert "inf/1.000" in run_script("scripts/table", tmp_path, "--output", tmp_path / "t").out
 
 
@@ -183,19 +301,56 @@ def test_what_cannot_be_scored_is_named(fails, data_folder, tmp_path):
     first, *_ = list_images(tmp_path / "restored")
     write_image(first, read_image(first)[:40])
     message = fails("scripts/score", "--restored", tmp_path / "restored", *flags)
-    assert "96 x 32 pixels" in message and "both must be equal" in message
+    assert "96 x 40 pixels; expected 96 x 80" in message
     first.rename(first.with_stem("unknown"))
     message = fails("scripts/score", "--restored", tmp_path / "restored", *flags)
-    assert "no clean partner (unknown.png)" in message
+    assert "1 of 2 restored images have no clean partner (unknown.png)" in message
     assert "desnow" in fails(
         "scripts/score", "--restored", target, "--target", target, "--degradation", "desnow"
     )
     assert not (tmp_path / "out" / "results.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("rows", "columns", "code"),
+    [((0, 70), (0, 88), 0), ((3, 67), (4, 84), 0), ((0, 69), (0, 87), 2)],
+)
+def test_only_whole_or_centre_cropped_pictures_are_scored(
+    rows, columns, code, run_script, photos, tmp_path
+):
+    target = photos[0][:70, :88]  # its centre crop is 64 x 80, as is that of 69 x 87
+    write_image(tmp_path / "target" / "1.png", target)
+    write_image(tmp_path / "restored" / "1.png", target[slice(*rows), slice(*columns)])
+    flags = ["--restored", tmp_path / "restored", "--target", tmp_path / "target"]
+    flags += ["--degradation", "derain", "--output", tmp_path / "out"]
+    result = run_script("scripts/score", *flags)
+    assert result.code == code, result.err
+    assert ("inf/1.000" in result.out) == (code == 0)
+
+
+def test_scores_of_several_data_sets_make_one_row(run_script, data_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for task, name in (("derain", "Rain100L"), ("dehaze", "SOTS")):
+        target = data_folder / "test" / task / name / "target"
+        restored = tmp_path / f"restored_{task}"
+        shutil.copytree(target, restored)
+        list_images(restored)[0].unlink()
+        flags = ["--restored", restored, "--target", target, "--degradation", task]
+        result = run_script("scripts/score", *flags, "--method", "The/irs")
+        assert result.code == 0, result.err
+        assert "warning: 1 of 2 targets have no restored picture (photo3.png)" in result.err
+    files = sorted((tmp_path / "output" / "scored" / "paper_unknown" / "The_irs").iterdir())
+    assert [file.name for file in files] == ["Rain100L_derain", "SOTS_dehaze"]
+    assert json.loads((files[0] / "results.json").read_text())["not_restored"] == 1
+    result = run_script("scripts/table", "output/scored")
+    assert result.code == 0, result.err
+    [row] = [line for line in result.out.splitlines() if line.startswith("| The/irs")]
+    assert row.count("inf/1.000") == 3  # two data sets and their mean
+
+
 def test_photographs_become_pairs_to_train_on(run_script, fails, train_flags, photos, tmp_path):
     for index, photo in enumerate(photos):
-        write_image(tmp_path / "clean" / f"{index}.png", photo)
+        write_image(tmp_path / "clean" / f"photo_{index}.png", photo)
     flags = ["--clean", tmp_path / "clean", "--output", tmp_path / "Train"]
     assert run_script("scripts/synthesize", *flags, "--variants", 2).code == 0
     assert "is not empty" in fails("scripts/synthesize", *flags)
@@ -217,3 +372,35 @@ def test_photographs_become_pairs_to_train_on(run_script, fails, train_flags, ph
     )
     assert result.code == 0, result.err
     assert "derain: 10 images" in result.out and "dehaze: 10 images" in result.out
+    held_out = []
+    for task in TASKS:
+        [data_set] = find_data_sets(tmp_path / "Train" / task.train_folders[0], task)
+        training, validation = split(data_set.pairs, 1)
+        held_out += [pair.clean.stem for pair in validation]
+        assert len(training) == (4 if task.name == "denoise" else 8)
+        assert not any(held_out[0] in pair.name for pair in training)
+    assert len(held_out) == 3 and len(set(held_out)) == 1  # one photograph, in every task
+
+
+def test_photographs_that_cannot_become_pairs(fails, run_script, photos, tmp_path):
+    clean, output = tmp_path / "clean", tmp_path / "Train"
+    write_image(clean / "a_1.png", photos[0])
+    flags = ["--clean", clean, "--output"]
+    assert "must lie outside" in fails("scripts/synthesize", *flags, clean / "Train")
+    assert "must lie outside" in fails("scripts/synthesize", *flags, tmp_path)
+    output.write_text("")
+    assert "is a file" in fails("scripts/synthesize", *flags, output)
+    output.unlink()
+    write_image(clean / "a-1.jpg", photos[1])
+    message = fails("scripts/synthesize", *flags, output)
+    assert "a_1.png" in message and "a-1.jpg" in message
+    cut = (clean / "a-1.jpg").rename(clean / "b.jpg")
+    whole = cut.read_bytes()
+    cut.write_bytes(whole[: len(whole) // 2])
+    assert "b.jpg: cannot be read as an image" in fails("scripts/synthesize", *flags, output)
+    assert [path.name for path in tmp_path.iterdir()] == ["clean"]
+    cut.unlink()
+    output.mkdir()  # empty, so it may be there
+    result = run_script("scripts/synthesize", *flags, output)
+    assert result.code == 0 and "1 photograph, 1 rainy and hazy" in result.out
+    assert (output / "Dehaze" / "original" / "a-1.png").is_file()

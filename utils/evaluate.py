@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from utils.errors import UserError
 from utils.inference import restore
 from utils.metrics import psnr, psnr_y, ssim
 
@@ -42,6 +43,9 @@ def evaluate(
         net, named, tile: as in `restore`.
         quantised: round the restored image to 8 bits before scoring (protocol `clean`).
         on_result: called with the sample, the restored image (3, H, W) and its score.
+
+    Raises:
+        UserError: the network gives values that are not finite.
     """
     device = next(net.parameters()).device
     scores = []
@@ -52,6 +56,11 @@ def evaluate(
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds = time.perf_counter() - start
+        if not restored.isfinite().all():
+            raise UserError(
+                f"{sample.name}: the network gives values that are not finite; "
+                "use another checkpoint"
+            )
         if quantised:
             restored = (restored * 255).round() / 255
         start = time.perf_counter()

@@ -2,61 +2,77 @@
 
 import io
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from utils.image_io import write_whole
 from utils.tables import Table
 
 COSTS = {"parameters": "parameters (millions)", "gmacs": "GMACs for one image of 128 x 128"}
+NUMBER_DISTANCE = 14  # pixels from a point to its number
+LINE_LENGTH = 150  # characters across the figure
 
 
 def plot_cost(table: Table, path: Path) -> bool:
-    """Mean PSNR against parameters and against multiply-accumulates; False if there is no point.
+    """PSNR against parameters and against multiply-accumulates; False if there is no point.
 
-    Filled points are measured, hollow ones as published.
+    PSNR is the mean of all columns. Filled points are measured, hollow ones as published.
     """
-
-    def points(cost: str) -> list:
-        found = []
-        for row in table.rows:
-            cell = row.cells.get(table.columns[0]) if len(table.columns) == 1 else row.mean
-            size = getattr(row, cost)
-            if size and cell and math.isfinite(cell.psnr):
-                found.append((size, cell.psnr, row))
-        return found
-
-    drawn = {cost: points(cost) for cost in COSTS}
-    if not any(drawn.values()):
+    rows = []
+    for row in table.rows:
+        cell = row.cells.get(table.columns[0]) if len(table.columns) == 1 else row.mean
+        if cell and math.isfinite(cell.psnr) and any(getattr(row, cost) for cost in COSTS):
+            rows.append((row, cell.psnr))
+    if not rows:
         return False
-    figure = Figure(figsize=(12, 5), layout="constrained")
+
+    names = [f"{number}  {table.label(row)}" for number, (row, _) in enumerate(rows, start=1)]
+    names_a_line = max(1, min(3, LINE_LENGTH // max(map(len, names))))
+    height = 5 + 0.2 * math.ceil(len(rows) / names_a_line)
+    figure = Figure(figsize=(12, height), layout="constrained")
+    drawn = []
     for axes, (cost, title) in zip(figure.subplots(1, 2, sharey=True), COSTS.items(), strict=True):
-        largest = max((size for size, _, _ in drawn[cost]), default=1)
-        for number, (size, psnr, row) in enumerate(sorted(drawn[cost], key=lambda point: point[1])):
-            face = "none" if row.published else "C0"
-            axes.scatter(size, psnr, s=50, facecolors=face, edgecolors="C0", zorder=3)
-            right = size > 0.7 * largest  # the name stands on the other side
-            axes.annotate(
-                table.label(row).replace(", published", ""),
-                (size, psnr),
-                xytext=(-7 if right else 7, 3 if number % 2 else -8),
-                textcoords="offset points",
-                horizontalalignment="right" if right else "left",
-                fontsize=8,
-            )
-        axes.set_xlim(0, 1.1 * largest)
+        points = {
+            number: (getattr(row, cost), psnr)
+            for number, (row, psnr) in enumerate(rows, start=1)
+            if getattr(row, cost)
+        }
+        for number, point in points.items():
+            face = "none" if rows[number - 1][0].published else "C0"
+            axes.scatter(*point, s=40, facecolors=face, edgecolors="C0", zorder=3)
+        axes.set_xlim(0, 1.1 * max((size for size, _ in points.values()), default=1))
         axes.margins(y=0.1)
         axes.set_xlabel(title)
         axes.grid(alpha=0.3)
-        if not drawn[cost]:
+        if not points:
             axes.text(0.5, 0.5, "not known", ha="center", transform=axes.transAxes)
-    figure.axes[0].set_ylabel("PSNR (dB), mean of the columns")
-    figure.suptitle(
-        f"protocol {table.protocol}; filled: measured, hollow: published [note of the table]"
+        drawn.append((axes, points))
+
+    figure.axes[0].set_ylabel("PSNR (dB)")
+    columns = ", ".join(column.title for column in table.columns)
+    mean = "" if len(table.columns) == 1 else "mean of "
+    title = _plain(textwrap.fill(f"PSNR: {mean}{columns}", LINE_LENGTH))
+    key = "filled: measured, hollow: published, [1]: note under the table"
+    figure.suptitle(f"{title}\nprotocol {table.protocol}; {key}", fontsize=10)
+    figure.legend(
+        [Line2D([], [], linestyle="")] * len(rows),
+        list(map(_plain, names)),
+        loc="outside lower center",
+        ncols=names_a_line,
+        fontsize=8,
+        handlelength=0,
     )
+    figure.draw_without_rendering()  # lays everything out
+    figure.set_layout_engine("none")
+    for axes, points in drawn:
+        _number(axes, points)
     _save(figure, path)
     return True
 
@@ -80,6 +96,31 @@ def plot_learning_curves(
     else:
         axes.text(0.5, 0.5, "no run was validated", ha="center", transform=axes.transAxes)
     _save(figure, path)
+
+
+def _number(axes: Axes, points: Mapping[int, tuple[float, float]]) -> None:
+    """Write each point's number beside it, where other points and numbers are farthest."""
+    places = {number: axes.transData.transform(point) for number, point in points.items()}
+    taken = list(places.values())
+    turns = np.linspace(0, 2 * np.pi, 16, endpoint=False)
+    offsets = NUMBER_DISTANCE * np.stack([np.cos(turns), np.sin(turns)], axis=1)
+    for number, place in places.items():
+        gaps = np.linalg.norm((place + offsets)[:, None] - np.stack(taken), axis=2).min(axis=1)
+        offset = offsets[gaps.round().argmax()]
+        taken.append(place + offset)
+        axes.annotate(
+            str(number),
+            points[number],
+            offset,
+            textcoords="offset pixels",
+            ha="center",
+            va="center",
+            fontsize=8,
+        )
+
+
+def _plain(text: str) -> str:
+    return text.replace("$", r"\$")  # Matplotlib would read formulas
 
 
 def _save(figure: Figure, path: Path) -> None:

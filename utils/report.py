@@ -1,4 +1,8 @@
-"""Results files: every figure with all that identifies it."""
+"""Results files: every figure with all that identifies it.
+
+In memory a figure is a float, or None where it was not measured; it is infinite for images without
+an error, which JSON has no number for: the file says "inf".
+"""
 
 import csv
 import io
@@ -11,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from utils.errors import UserError
 from utils.evaluate import Score, mean_score
 from utils.image_io import write_whole
 from utils.statistics import interval_of_mean
@@ -19,6 +24,21 @@ RESULTS = "results.json"
 SCORES = "scores.csv"  # of every image
 PACKAGES = ("torch", "torchvision", "lightning", "numpy", "scikit-image", "pillow")
 MEASURES = ("psnr", "ssim", "psnr_y")  # those of the restored image, which have an interval
+NUMBER = int | float
+# what is read from a results file, and from each of its `results`
+ORIGIN_TYPES = {
+    **dict.fromkeys(("method", "protocol", "knowledge"), str),
+    "sha256": str | None,
+    **dict.fromkeys(("parameters", "macs"), NUMBER | None),
+    "results": list,
+}
+FIGURE_TYPES = {
+    **dict.fromkeys(("data_set", "degradation"), str),
+    "images": int,
+    **dict.fromkeys(MEASURES, NUMBER),
+    **{f"degraded_{name}": NUMBER | None for name in MEASURES},
+    "intervals": dict,
+}
 
 
 class Figure(NamedTuple):
@@ -30,10 +50,7 @@ class Figure(NamedTuple):
 
 
 def summarise(figures: Sequence[Figure], origin: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of a results file: means, 95 % intervals over images, and their origin.
-
-    A figure is None where it was not measured, and where it is infinite (images without an error).
-    """
+    """The content of a results file: means, 95 % intervals over images, and their origin."""
     return {
         **origin,
         "versions": {
@@ -46,7 +63,10 @@ def summarise(figures: Sequence[Figure], origin: Mapping[str, Any]) -> dict[str,
                 "data_set": figure.data_set,
                 "degradation": figure.degradation,
                 "images": len(figure.scores),
-                **{name: _finite(value) for name, value in mean_score(figure.scores).items()},
+                **{
+                    name: None if math.isnan(value) else value
+                    for name, value in mean_score(figure.scores).items()
+                },
                 "intervals": {
                     name: interval_of_mean([getattr(score, name) for score in figure.scores])
                     for name in MEASURES
@@ -59,7 +79,11 @@ def summarise(figures: Sequence[Figure], origin: Mapping[str, Any]) -> dict[str,
 
 def write_results(folder: Path, figures: Sequence[Figure], content: Mapping[str, Any]) -> None:
     """`results.json` (what `summarise` made) and `scores.csv` (every image)."""
-    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+    results = [
+        {name: "inf" if value == math.inf else value for name, value in figure.items()}
+        for figure in content["results"]
+    ]
+    text = json.dumps({**content, "results": results}, indent=2, allow_nan=False) + "\n"
     write_whole(folder / RESULTS, lambda file: file.write(text.encode()))
 
     table = io.StringIO(newline="")
@@ -71,6 +95,30 @@ def write_results(folder: Path, figures: Sequence[Figure], content: Mapping[str,
         for score in figure.scores:
             writer.writerow([*identity, figure.data_set, figure.degradation, *score])
     write_whole(folder / SCORES, lambda file: file.write(table.getvalue().encode()))
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """What `summarise` made and `write_results` wrote, and the file's path as `file`.
+
+    Raises:
+        UserError: it is not such a file.
+    """
+    try:
+        content = json.loads(path.read_text(), parse_constant=_refuse)
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path}: cannot be read as JSON ({error}); write it anew") from error
+    _check(path, content, ORIGIN_TYPES)
+    if not content["results"]:
+        raise _foreign(path, "no figure in it")
+    for figure in content["results"]:
+        if isinstance(figure, dict):
+            figure |= {name: math.inf for name, value in figure.items() if value == "inf"}
+        _check(path, figure, FIGURE_TYPES)
+        interval = figure["intervals"].get("psnr")
+        ends = interval if isinstance(interval, list) else [interval]
+        if interval is not None and [isinstance(end, NUMBER) for end in ends] != [True, True]:
+            raise _foreign(path, f"an interval is {interval!r:.40}")
+    return {**content, "file": str(path)}
 
 
 def commit() -> str | None:
@@ -85,5 +133,20 @@ def commit() -> str | None:
     return done.stdout.strip()
 
 
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def _check(path: Path, content: Any, types: Mapping[str, Any]) -> None:
+    for key, kind in types.items():
+        if not isinstance(content, dict) or key not in content:
+            raise _foreign(path, f"no {key!r} in it")
+        if not isinstance(content[key], kind):
+            raise _foreign(path, f"its {key!r} is {content[key]!r:.40}")
+
+
+def _foreign(path: Path, found: str) -> UserError:
+    return UserError(
+        f"{path}: {found}; expected what test.py or scripts.score of this version writes; "
+        "write it anew"
+    )
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no figure")

@@ -9,8 +9,9 @@ import numpy as np
 
 from utils.errors import UserError
 from utils.report import SCORES
+from utils.rows import SAME_FIGURE
 from utils.statistics import SMALLEST_SAMPLE, interval_of_mean
-from utils.tables import SAME_INPUT, format_markdown
+from utils.tables import format_markdown
 
 
 class Scores(NamedTuple):
@@ -65,7 +66,7 @@ def check_same_images(reference: Columns, other: Columns, what: str) -> None:
     for title in sorted(reference.keys() | other.keys()):
         first, second = reference.get(title), other.get(title)
         same = first and second and first.names == second.names
-        if not same or not np.allclose(first.degraded, second.degraded, rtol=0, atol=SAME_INPUT):
+        if not same or not np.allclose(first.degraded, second.degraded, rtol=0, atol=SAME_FIGURE):
             raise UserError(
                 f"{what}: {title} was not tested on the images that others were; "
                 "remove the folder's results and test again"

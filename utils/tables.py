@@ -1,50 +1,31 @@
-"""Tables of results files, with published rows marked as such; protocols never share one."""
+"""Tables in every form, with published rows marked as such; protocols never share one."""
 
 import csv
 import io
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from utils.errors import UserError
-from utils.published import Published, is_published_set
+from utils.published import Published
+from utils.rows import (
+    Cell,
+    Column,
+    Row,
+    degraded_cells,
+    mean_of_columns,
+    measured_rows,
+    published_row,
+)
 
-SAME_INPUT = 1e-3  # dB between the degraded inputs of two results, at most
 NOTHING = "-"
-LATEX_ESCAPES = str.maketrans({char: f"\\{char}" for char in "&%$#_{}"})
-
-
-class Column(NamedTuple):
-    """A data set under one degradation."""
-
-    data_set: str
-    degradation: str
-    images: int
-
-    @property
-    def title(self) -> str:
-        return f"{self.data_set} {self.degradation} ({self.images})"
-
-
-class Cell(NamedTuple):
-    """Figures of one column, or the mean of several; interval: 95 %, of the PSNR."""
-
-    psnr: float
-    ssim: float | None = None
-    psnr_y: float | None = None
-    interval: tuple[float, float] | None = None
-
-
-class Row(NamedTuple):
-    """One method; parameters in millions, GMACs for one image of 128 x 128; note: where from."""
-
-    name: str
-    cells: Mapping[Column, Cell]
-    mean: Cell | None = None
-    parameters: float | None = None
-    gmacs: float | None = None
-    published: bool = False
-    note: str = ""
+LATEX_ESCAPES = str.maketrans(
+    {
+        **{char: f"\\{char}" for char in "&%$#_{}"},
+        "\\": r"\textbackslash{}",
+        "^": r"\textasciicircum{}",
+        "~": r"\textasciitilde{}",
+        "±": r"$\pm$",
+    }
+)
 
 
 class Table(NamedTuple):
@@ -55,13 +36,14 @@ class Table(NamedTuple):
     rows: list[Row]
 
     def to_markdown(self) -> str:
-        """The table, what its cells hold, and a note on each published row."""
+        """The table, what its cells hold, and the notes on its rows."""
         lines = [self._line(row) for row in self.rows]
         return "\n".join([format_markdown(self._headers, lines), "", *self._remarks])
 
     def to_latex(self) -> str:
-        """The same as a `tabular` for booktabs, with the remarks as comments."""
+        """The same as a `tabular` for booktabs, with protocol and remarks as comments."""
         lines = [
+            f"% protocol {self.protocol}",
             *(f"% {remark}" for remark in self._remarks),
             f"\\begin{{tabular}}{{l{'c' * (len(self._headers) - 1)}}}",
             "\\toprule",
@@ -81,26 +63,29 @@ class Table(NamedTuple):
         text = io.StringIO(newline="")
         writer = csv.writer(text)
         fields = ("psnr", "psnr_low", "psnr_high", "ssim", "psnr_y")
-        identity = ("method", "published", "parameters_m", "gmacs", "protocol")
-        writer.writerow([*identity, *Column._fields, *fields])
+        identity = ("method", "published", "knowledge", "parameters_m", "gmacs", "protocol")
+        writer.writerow([*identity, *Column._fields, *fields, "note"])
         for row in self.rows:
-            named = [row.name, int(row.published), row.parameters, row.gmacs, self.protocol]
+            named = [row.name, int(row.published), row.knowledge]
+            named += [row.parameters, row.gmacs, self.protocol]
             cells = [(column, row.cells[column]) for column in self.columns if column in row.cells]
             if row.mean:
                 cells.append((Column("mean", "", None), row.mean))
             for column, cell in cells:
                 low, high = cell.interval or (None, None)
-                writer.writerow([*named, *column, cell.psnr, low, high, cell.ssim, cell.psnr_y])
+                figures = [cell.psnr, low, high, cell.ssim, cell.psnr_y]
+                writer.writerow([*named, *column, *figures, row.note])
         return text.getvalue()
 
     @property
     def notes(self) -> list[str]:
-        """The notes on published rows; the first has the number 1."""
+        """The notes on rows; the first has the number 1."""
         return list(dict.fromkeys(row.note for row in self.rows if row.note))
 
     def label(self, row: Row) -> str:
-        """A row's name, marked if its figures are as published."""
-        return f"{row.name}, published [{self.notes.index(row.note) + 1}]" if row.note else row.name
+        """A row's name, marked if its figures are as published, with the number of its note."""
+        name = f"{row.name}, published" if row.published else row.name
+        return f"{name} [{self.notes.index(row.note) + 1}]" if row.note else name
 
     @property
     def _headers(self) -> list[str]:
@@ -109,11 +94,13 @@ class Table(NamedTuple):
 
     @property
     def _remarks(self) -> list[str]:
-        cell = "PSNR (dB) ±half of its 95 % interval over images/SSIM"
-        cell += "/PSNR-Y" if self.protocol == "clean" else ""
+        cell = "PSNR (dB)"
+        if any(cell.interval for row in self.rows for cell in row.cells.values()):
+            cell += " ±half of its 95 % interval over images"
+        cell += "/SSIM/PSNR-Y" if self.protocol == "clean" else "/SSIM"
         cost = "M: million parameters; GMACs: of one image of 128 x 128"
         notes = [f"[{number}] {note}" for number, note in enumerate(self.notes, start=1)]
-        return [f"{cell}; {cost}", *notes]
+        return [" ".join(remark.split()) for remark in (f"{cell}; {cost}", *notes)]
 
     @property
     def _has_mean(self) -> bool:
@@ -139,60 +126,32 @@ class Table(NamedTuple):
 
 
 def make_table(results: Sequence[Mapping[str, Any]], published: Sequence[Published]) -> Table:
-    """A table of the contents of results files (`utils.report.summarise`).
+    """A table of the contents of results files (`utils.report`), all of one protocol.
 
     Args:
         published: rows to set beside them, under protocol `paper` and where the data set is the
             published one.
 
     Raises:
-        UserError: the protocols, or the degraded inputs of one column, are not the same.
+        UserError: the degraded inputs of one column are not the same.
     """
-    protocols = sorted({content["protocol"] for content in results})
-    if len(protocols) > 1:
-        raise UserError(
-            f"results of the protocols {' and '.join(protocols)} do not share a table; "
-            "give those of one protocol"
-        )
-    degraded: dict[Column, Cell] = {}
-    rows = []
-    repeated = Counter(content["method"] for content in results)
-    for content in results:
-        cells = {}
-        for figure in content["results"]:
-            column = Column(*(figure[field] for field in Column._fields))
-            cells[column] = _cell(figure, "", figure["intervals"]["psnr"])
-            if figure["degraded_psnr"] is not None:
-                before = degraded.setdefault(column, _cell(figure, "degraded_"))
-                if abs(before.psnr - figure["degraded_psnr"]) > SAME_INPUT:
-                    raise UserError(
-                        f"{column.title}: the degraded input of {content['method']} has "
-                        f"{figure['degraded_psnr']:.3f} dB, that of another result "
-                        f"{before.psnr:.3f}; test all on the same images and with the same seed"
-                    )
-        name = content["method"]
-        if repeated[name] > 1:
-            name += (
-                f" [{content['sha256'][:8]}]" if content["sha256"] else f" [{content['origin']}]"
-            )
-        rows.append(
-            Row(
-                name,
-                cells,
-                parameters=content["parameters"] and content["parameters"] / 1e6,
-                gmacs=content["macs"] and content["macs"] / 1e9,
-            )
-        )
+    [protocol] = {content["protocol"] for content in results}
+    rows = measured_rows(results)
     columns = list(dict.fromkeys(column for row in rows for column in row.cells))
-    rows = [Row("degraded input", degraded), *rows]
-    rows = [row._replace(mean=_mean(row, columns)) for row in rows]
-    if protocols == ["paper"]:
-        rows += filter(None, (_published_row(entry, columns) for entry in published))
-    return Table(protocols[0], columns, rows)
+    degraded = degraded_cells(results)
+    if degraded:
+        rows.insert(0, Row("degraded input", degraded))
+    rows = [row._replace(mean=mean_of_columns(row, columns)) for row in rows]
+    if protocol == "paper":
+        rows += filter(None, (published_row(entry, columns) for entry in published))
+    return Table(protocol, columns, rows)
 
 
 def format_markdown(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """An aligned Markdown table."""
+    headers, *rows = (
+        [" ".join(cell.split()).replace("|", "\\|") for cell in line] for line in (headers, *rows)
+    )
     widths = [max(map(len, column)) for column in zip(headers, *rows, strict=True)]
     lines = [headers, ["-" * width for width in widths], *rows]
     return "\n".join(
@@ -203,41 +162,5 @@ def format_markdown(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> st
     )
 
 
-def _cell(figure: Mapping[str, Any], prefix: str, interval: Sequence[float] | None = None) -> Cell:
-    psnr, psnr_y = (
-        float("inf") if figure[prefix + name] is None else figure[prefix + name]
-        for name in ("psnr", "psnr_y")
-    )
-    return Cell(psnr, figure[prefix + "ssim"], psnr_y, interval and tuple(interval))
-
-
-def _mean(row: Row, columns: Sequence[Column]) -> Cell | None:
-    if len(columns) < 2 or any(column not in row.cells for column in columns):
-        return None
-    fields = ("psnr", "ssim", "psnr_y")
-    sums = (sum(getattr(row.cells[column], field) for column in columns) for field in fields)
-    return Cell(*(total / len(columns) for total in sums))
-
-
-def _published_row(entry: Published, columns: Sequence[Column]) -> Row | None:
-    cells = {
-        column: Cell(*entry.figures[column.degradation])
-        for column in columns
-        if is_published_set(*column)
-    }
-    if not cells:
-        return None
-    complete = len(cells) == len(columns) == len(entry.figures)
-    return Row(
-        entry.method,
-        cells,
-        Cell(*entry.mean) if complete else None,
-        entry.parameters,
-        entry.gmacs,
-        published=True,
-        note="; ".join(filter(None, (entry.source, entry.note))),
-    )
-
-
 def _escape(text: str) -> str:
-    return text.translate(LATEX_ESCAPES).replace("±", "$\\pm$")
+    return " ".join(text.split()).translate(LATEX_ESCAPES)
