@@ -1,5 +1,6 @@
 """Giving a network the size of another by its width and the expansion of its feed-forward."""
 
+import bisect
 import math
 from typing import Any
 
@@ -16,13 +17,6 @@ EXPANSIONS = (0.5, 8.0)
 HALVINGS = 12  # of the range of expansions
 
 
-def measure_size(name: str, arguments: dict[str, Any], measure: str) -> int:
-    """Parameters or multiply-accumulates (`MEASURES`) of a network; nothing is allocated."""
-    with torch.device("meta"):
-        net = NETWORKS[name](**arguments)
-    return MEASURES[measure](net)
-
-
 def match_size(
     name: str, arguments: dict[str, Any], measure: str, target: int
 ) -> dict[str, int | float]:
@@ -30,25 +24,33 @@ def match_size(
 
     The width is the one that comes nearest with the usual expansion; the expansion does the rest.
 
+    Args:
+        measure: one of `MEASURES`.
+
     Raises:
         UserError: no width and expansion does.
     """
 
     def size(**changes: float) -> int:
-        return measure_size(name, arguments | changes, measure)
+        with torch.device("meta"):
+            net = NETWORKS[name](**{**arguments, **changes})
+        return MEASURES[measure](net)
 
     def is_close(found: int) -> bool:
         return abs(found / target - 1) <= CLOSE
 
     if is_close(size()):
         return {}
-    width = min(WIDTHS, key=lambda width: abs(math.log(size(width=width) / target)))
+    above = bisect.bisect_left(WIDTHS, target, key=lambda width: size(width=width))
+    width = min(
+        WIDTHS[max(0, above - 1) : above + 1],
+        key=lambda width: abs(math.log(size(width=width) / target)),
+    )
     low, high = EXPANSIONS
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        low, high = (
-            (middle, high) if size(width=width, expansion=middle) < target else (low, middle)
-        )
+        is_low = size(width=width, expansion=middle) < target
+        low, high = (middle, high) if is_low else (low, middle)
     chosen = {"width": width, "expansion": round(low, 3)}
     if not is_close(size(**chosen)):
         raise UserError(

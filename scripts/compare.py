@@ -27,13 +27,13 @@ from typing import Any, NamedTuple
 
 import torch
 
-from data.degradations import TASKS
+from data.degradations import DEGRADATIONS, TASKS
 from data.pairing import find_data_sets
 from data.protocols import PROTOCOLS
 from net import NETWORKS, RestorationNetwork
 from net.checkpoint import read_checkpoint
 from net.complexity import count_macs, count_parameters
-from net.matching import MEASURES, match_size, measure_size
+from net.matching import MEASURES, match_size
 from options import (
     TRAINABLE,
     Parser,
@@ -44,12 +44,12 @@ from options import (
     positive_float,
     train_options,
 )
-from utils.devices import choose_machine
+from utils.devices import CPU, choose_machine
 from utils.errors import UserError, run
 from utils.image_io import check_writable, write_whole
 from utils.plots import plot_learning_curves
 from utils.processes import run_script
-from utils.report import RESULTS, commit
+from utils.report import RESULTS, SCORES, commit
 from utils.runs import format_differences, format_scores, read_learning_curve, read_scores
 from utils.statistics import SMALLEST_SAMPLE
 from utils.tables import NOTHING, format_markdown
@@ -68,28 +68,20 @@ SET_HERE = (  # flags of train.py that a training cannot be given
 class Contestant(NamedTuple):
     """A network and how it is trained.
 
-    Its title, all flags of train.py, what these come to, parameters, and multiply-accumulates for
-    one image of 128 x 128.
+    Its title, all flags of train.py, what these come to, whether it can be told what is wrong,
+    parameters, and multiply-accumulates for one image of 128 x 128.
     """
 
     title: str
     flags: tuple[str, ...]
     options: Namespace
+    can_be_named: bool
     parameters: int
     macs: int
 
     @property
     def folder(self) -> str:
         return "".join(char if char.isalnum() else "_" for char in self.title)
-
-    @property
-    def can_be_named(self) -> bool:
-        return self.build("meta").can_be_named
-
-    def build(self, device: str) -> RestorationNetwork:
-        """The network, with random weights."""
-        with torch.device(device):
-            return NETWORKS[self.options.network](**network_arguments(self.options))
 
 
 def main() -> int:
@@ -106,7 +98,7 @@ def main() -> int:
             train(contestant, folder, seed, steps[contestant.title], options)
             for knowledge in options.knowledge:
                 if knowledge == "blind" or contestant.can_be_named:
-                    test(folder, knowledge, options)
+                    test(contestant, folder, knowledge, options)
 
     report = write_report(options, training_flags, contestants, steps)
     print(f"\n{report}\ntable.md and learning_curves.png are in {options.output}")
@@ -178,16 +170,23 @@ def make_contestants(options: Namespace, training_flags: Sequence[str]) -> list[
                     f"--networks {title}: its size follows from --match {options.match}; "
                     "leave width and expansion out, or give --match none"
                 )
-            reference = network_arguments(contestants[0].options)
-            target = measure_size(contestants[0].options.network, reference, options.match)
+            target = getattr(contestants[0], options.match)
             sizes = match_size(name, network_arguments(chosen), options.match, target)
             flags += tuple(f"--{key}={value}" for key, value in sizes.items())
-        contestant = Contestant(title, flags, train_options(flags), 0, 0)
-        net = contestant.build("meta")
+        chosen = train_options(flags)
+        net = build(chosen, "meta")
         contestants.append(
-            contestant._replace(parameters=count_parameters(net), macs=count_macs(net))
+            Contestant(
+                title, flags, chosen, net.can_be_named, count_parameters(net), count_macs(net)
+            )
         )
     return contestants
+
+
+def build(chosen: Namespace, device: str) -> RestorationNetwork:
+    """The network that flags of train.py come to, with random weights."""
+    with torch.device(device):
+        return NETWORKS[chosen.network](**network_arguments(chosen))
 
 
 def check(options: Namespace, contestants: Sequence[Contestant]) -> None:
@@ -208,6 +207,19 @@ def check(options: Namespace, contestants: Sequence[Contestant]) -> None:
                 )
     if options.budget == "steps" and not options.length.is_integer():
         raise UserError(f"--length {options.length}: expected a whole number of steps")
+    for task in TASKS:
+        trained = {
+            entry.task
+            for contestant in contestants
+            for entry in DEGRADATIONS
+            if entry.name in contestant.options.de_type
+        }
+        folder = getattr(options, f"{task.name}_dir")
+        if task.name in trained and not find_data_sets(folder, task):
+            raise UserError(
+                f"--{task.name}_dir {folder}: no training images to {task.name}; put them there, "
+                "or train others with --de_type after --"
+            )
     folders = {task: getattr(options, f"{task.name}_path") for task in TASKS}
     if not any(find_data_sets(folder, task) for task, folder in folders.items()):
         raise UserError(
@@ -222,66 +234,66 @@ def make_plan(options: Namespace, contestants: Sequence[Contestant]) -> dict[str
     Raises:
         UserError: the output folder is of another comparison.
     """
+    folders = [f"{task.name}_{kind}" for task in TASKS for kind in ("dir", "path")]
     terms = {
-        "budget": f"{options.length:g} {options.budget}",
+        "budget": describe_budget(options),
         "match": options.match,
         "reference": contestants[0].title,
-        **{
-            key: str(getattr(options, key) or "")
-            for task in TASKS
-            for key in (f"{task.name}_dir", f"{task.name}_path", "data_file_dir")
-        },
+        **{key: str(getattr(options, key) or "") for key in (*folders, "data_file_dir")},
     }
     flags = {contestant.title: list(contestant.flags) for contestant in contestants}
-    before = read_plan(options.output / PLAN)
-    if before:
+    plan = {"terms": terms, "flags": {}, "steps": {}}
+    if list(options.output.glob("*/seed_*/last.ckpt")):
+        plan = read_plan(options.output / PLAN)
+        before = plan["terms"] | plan["flags"]
         for key, value in (terms | flags).items():
-            there = (before["terms"] | before["flags"]).get(key, value)
-            if there != value:
+            if before.get(key, value) != value:
                 raise UserError(
-                    f"--output {options.output}: holds a comparison with {key} {_show(there)}, "
-                    f"this one has {_show(value)}; give another folder"
+                    f"--output {options.output}: holds a comparison with {key} "
+                    f"{_show(before[key])}, this one has {_show(value)}; give another folder"
                 )
-        new = [title for title in flags if title not in before["steps"]]
-        if new and options.budget == "minutes":
-            raise UserError(
-                f"--networks {new[0]}: was not timed with the others in {options.output}; "
-                "give another folder"
-            )
-    else:
-        before = {"flags": {}, "steps": {}}
 
+    new = [contestant for contestant in contestants if contestant.title not in plan["steps"]]
     if options.budget == "steps":
-        steps = dict.fromkeys(flags, int(options.length))
-    elif before["steps"]:
-        steps = before["steps"]
+        steps = [int(options.length)] * len(new)
+    elif new and plan["steps"]:
+        raise UserError(
+            f"--networks {new[0].title}: was not timed with the others in {options.output}; "
+            "give another folder"
+        )
     else:
-        steps = {
-            contestant.title: max(1, round(60 * options.length / seconds))
-            for contestant, seconds in zip(contestants, time_steps(contestants), strict=True)
-        }
-    plan = {"terms": terms, "flags": before["flags"] | flags, "steps": before["steps"] | steps}
+        steps = [max(1, round(60 * options.length / seconds)) for seconds in time_steps(new)]
+    plan["flags"] |= flags
+    plan["steps"] |= {contestant.title: n for contestant, n in zip(new, steps, strict=True)}
     text = json.dumps(plan, indent=2)
     write_whole(options.output / PLAN, lambda file: file.write(text.encode()))
-    return steps
+    return plan["steps"]
 
 
-def read_plan(file: Path) -> dict[str, Any] | None:
-    """The plan of the comparison in a folder, or None for a new one.
+def read_plan(file: Path) -> dict[str, dict[str, Any]]:
+    """The plan of the comparison in a folder.
 
     Raises:
-        UserError: the file is damaged.
+        UserError: the file is missing or damaged.
     """
-    if not file.exists():
-        return None
     try:
         plan = json.loads(file.read_text())
-        assert all(isinstance(plan[key], dict) for key in ("terms", "flags", "steps"))
-    except (OSError, ValueError, TypeError, KeyError, AssertionError) as error:
+        whole = all(isinstance(plan[key], dict) for key in ("terms", "flags", "steps"))
+        whole = whole and all(isinstance(steps, int) for steps in plan["steps"].values())
+    except (OSError, ValueError, TypeError, KeyError):
+        whole = False
+    if not whole:
         raise UserError(
-            f"{file}: damaged, or of another version; give another --output folder"
-        ) from error
+            f"{file}: missing or damaged, so nobody knows what the runs beside it are; give "
+            "another --output folder"
+        )
     return plan
+
+
+def describe_budget(options: Namespace) -> str:
+    """Such as `2000 steps`."""
+    length = int(options.length) if options.length.is_integer() else options.length
+    return f"{length} {options.budget}"
 
 
 def _show(value: object) -> str:
@@ -295,7 +307,7 @@ def time_steps(contestants: Sequence[Contestant]) -> list[float]:
         chosen = contestant.options
         machine = choose_machine(chosen.num_gpus, chosen.num_nodes, chosen.cuda, chosen.precision)
         index = machine.devices[0] if isinstance(machine.devices, list) else 0
-        net = contestant.build("cpu")
+        net = build(chosen, "cpu")
         text = getattr(net, "text", None)
         if text is not None and not text.filled:
             text.fill(torch.randn_like(text.embeddings))
@@ -308,7 +320,11 @@ def time_steps(contestants: Sequence[Contestant]) -> list[float]:
                 bf16="bf16" in machine.precision,
             )
         )
-    return time_in_turns(steps, TIMED_ROUNDS)
+    seconds = time_in_turns(steps, TIMED_ROUNDS)
+    del steps
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # train.py, another process, needs the memory
+    return seconds
 
 
 def describe(contestants: Sequence[Contestant], steps: dict[str, int]) -> str:
@@ -354,16 +370,20 @@ def train(contestant: Contestant, folder: Path, seed: int, steps: int, options: 
         raise UserError(f"{last}: ended before step {steps}; the same command goes on from there")
 
 
-def test(folder: Path, knowledge: str, options: Namespace) -> None:
-    """Test the last weights of one run, unless that is done."""
+def test(contestant: Contestant, folder: Path, knowledge: str, options: Namespace) -> None:
+    """Test the last weights of one run where it was trained, unless that is done."""
     checkpoint = folder / "last.ckpt"
     results = folder / f"{options.protocol}_{knowledge}" / RESULTS
-    if results.is_file() and results.stat().st_mtime >= checkpoint.stat().st_mtime:
+    scores = results.with_name(SCORES)
+    is_whole = results.is_file() and scores.is_file()
+    if is_whole and results.stat().st_mtime >= checkpoint.stat().st_mtime:
         return
+    cuda = CPU if contestant.options.num_gpus == 0 else contestant.options.cuda
     run_script(
         "test.py",
         *(f"--{task.name}_path={getattr(options, f'{task.name}_path')}" for task in TASKS),
         *(["--named"] if knowledge == "named" else []),
+        *([] if cuda is None else [f"--cuda={cuda}"]),
         f"--ckpt_name={checkpoint}",
         f"--protocol={options.protocol}",
         f"--output_path={folder}",
@@ -388,7 +408,7 @@ def write_report(
 
     seeds = " ".join(map(str, options.seeds))
     parts = [
-        f"Budget: {options.length:g} {options.budget} a run; matched: {options.match}; "
+        f"Budget: {describe_budget(options)} a run; matched: {options.match}; "
         f"seeds: {seeds}; protocol {options.protocol}; commit {commit()}; "
         f"flags of every training: {' '.join(training_flags) or 'none'}",
         describe(contestants, steps),
@@ -398,7 +418,7 @@ def write_report(
     if len(scores) > 1:
         parts += [
             f"PSNR minus that of {next(iter(scores))}, with the 95 % interval over images, paired; "
-            f"mean: over the columns of {SMALLEST_SAMPLE} images or more, seed by seed after it:",
+            f"mean, if any: of the columns of {SMALLEST_SAMPLE} images or more, then seed by seed:",
             format_differences(scores),
         ]
     report = "\n\n".join(parts)

@@ -10,15 +10,19 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from net import NETWORKS
-from net.matching import match_size, measure_size
+from net.checkpoint import read_checkpoint
+from net.matching import MEASURES, match_size
 from tests.conftest import ROOT
 from utils.errors import UserError
 from utils.evaluate import Score
+from utils.processes import run_script as run_script_to_its_end
 from utils.runs import format_differences, format_scores, read_scores
 from utils.statistics import interval_of_mean
+from utils.timing import time_in_turns
 
 
 def write_scores(folder, psnr, order=None, degraded=20.0):
@@ -65,16 +69,28 @@ def test_scores_of_other_images_are_refused(images, degraded, tmp_path):
 
 @pytest.mark.parametrize("measure", ["parameters", "macs"])
 def test_networks_are_made_equally_large(measure):
+    def size(name, arguments):
+        with torch.device("meta"):
+            return MEASURES[measure](NETWORKS[name](**arguments))
+
     tiny = NETWORKS["am_promptir"].configurations["tiny"]
-    target = measure_size("am_promptir", tiny, measure)
+    target = size("am_promptir", tiny)
     for name in ("promptir", "restormer"):
         usual = NETWORKS[name].configurations["tiny"]
-        assert abs(measure_size(name, usual, measure) / target - 1) > 0.01
+        assert abs(size(name, usual) / target - 1) > 0.01
         matched = usual | match_size(name, usual, measure, target)
-        assert measure_size(name, matched, measure) == pytest.approx(target, rel=0.01)
+        assert size(name, matched) == pytest.approx(target, rel=0.01)
         assert match_size(name, matched, measure, target) == {}
     with pytest.raises(UserError, match="cannot be given the reference's 1,000"):
-        match_size("promptir", tiny, measure, 1000)
+        match_size("am_promptir", tiny, measure, 1000)
+
+
+def test_alternatives_are_timed_in_turns():
+    calls = []
+    steps = [lambda: (calls.append("slow"), time.sleep(0.02)), lambda: calls.append("fast")]
+    slow, fast = time_in_turns(steps, 3)
+    assert calls == ["slow", "fast"] * 4
+    assert slow >= 0.02 > fast
 
 
 @pytest.fixture
@@ -123,36 +139,52 @@ def test_comparison_on_equal_terms(command, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.ckpt")} == times
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="sends a signal")
 def test_a_stopped_comparison_goes_on(command, tmp_path):
-    arguments = command("promptir", steps=400, training=("--val_images", "0"))
+    """A signal to the whole group, as `timeout` and job systems send it, saves the run."""
+    arguments = command("promptir", steps=300, training=("--val_images", "0"))
     arguments = [sys.executable, "-m", "scripts.compare", *map(str, arguments)]
-    process = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    metrics = tmp_path / "out" / "promptir" / "seed_3" / "logs"
-    deadline = time.monotonic() + 120
-    while not list(metrics.glob("*/metrics.csv")) and time.monotonic() < deadline:
-        time.sleep(0.1)  # until the first steps are logged
-    os.kill(process.pid, signal.SIGTERM)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 130, err.decode()
-    assert b"stopped at" in out and b"Traceback" not in err
-    assert (tmp_path / "out" / "promptir" / "seed_3" / "last.ckpt").is_file()
+    run = tmp_path / "out" / "promptir" / "seed_3"
+    streams = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with subprocess.Popen(arguments, cwd=ROOT, start_new_session=True, **streams) as process:
+        deadline = time.monotonic() + 120
+        while not list(run.glob("logs/*/metrics.csv")) and time.monotonic() < deadline:
+            time.sleep(0.1)  # until the first steps are logged
+        os.killpg(process.pid, signal.SIGTERM)
+        out, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert "stopped at" in out and "Traceback" not in err
+    assert 0 < read_checkpoint(run / "last.ckpt")["global_step"] < 300
+    done = subprocess.run(arguments, cwd=ROOT, **streams)
+    assert done.returncode == 0, done.stderr
+    assert read_checkpoint(run / "last.ckpt")["global_step"] == 300
+    assert "| promptir, blind" in (tmp_path / "out" / "table.md").read_text()
+
+
+def test_a_killed_script_is_told_of(monkeypatch):
+    killed = [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]
+    start = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda _, **options: start(killed, **options))
+    with pytest.raises(UserError, match=r"train.py: killed by signal 9"):
+        run_script_to_its_end("train.py")
 
 
 def test_plan_of_another_comparison_is_refused(command, fails, tmp_path):
     out = tmp_path / "out"
+    write_scores(out / "promptir" / "seed_3", [30])
+    (out / "promptir" / "seed_3" / "last.ckpt").write_bytes(b"")
+    assert "plan.json: missing" in fails("scripts/compare", *command("promptir"))
     plan = {"terms": {"budget": "5 steps", "match": "parameters"}, "flags": {}, "steps": {}}
-    out.mkdir()
     (out / "plan.json").write_text(json.dumps(plan))
     refused = fails("scripts/compare", *command("promptir", steps=6))
     assert "holds a comparison with budget 5 steps, this one has 6 steps" in refused
     plan["flags"] = {"promptir": ["--network=promptir", "--lr=1"]}
     (out / "plan.json").write_text(json.dumps(plan))
-    assert "with promptir --network=promptir --lr=1" in fails(
-        "scripts/compare", *command("promptir")
-    )
-    (out / "plan.json").write_text('{"terms": 3')
-    assert "damaged" in fails("scripts/compare", *command("promptir"))
+    refused = fails("scripts/compare", *command("promptir"))
+    assert "with promptir --network=promptir --lr=1" in refused
+    plan["steps"] = {"promptir": "5"}
+    for text in (json.dumps(plan), '{"terms": 3'):
+        (out / "plan.json").write_text(text)
+        assert "damaged" in fails("scripts/compare", *command("promptir"))
 
 
 @pytest.mark.parametrize(
@@ -168,6 +200,7 @@ def test_plan_of_another_comparison_is_refused(command, fails, tmp_path):
         (("promptir",), (), ("--max_minutes", 7), "--max_minutes 7.0: set by the comparison"),
         (("promptir:ckpt_dir=x",), (), (), "--ckpt_dir x: set by the comparison"),
         (("promptir",), (), ("--text", "learned"), "promptir has no such choice"),
+        (("promptir",), ("--derain_dir", "nowhere"), (), "no training images to derain"),
         (
             ("promptir",),
             [f"--{task}_path=nowhere" for task in ("denoise", "derain", "dehaze")],

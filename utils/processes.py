@@ -6,27 +6,31 @@ import sys
 from pathlib import Path
 from types import FrameType
 
+from utils.errors import UserError
+
 ROOT = Path(__file__).parent.parent
 
 
 def run_script(name: str, *arguments: str) -> None:
     """Run a script of the project to its end; exit with its code if it fails.
 
-    A signal that asks to stop is left to the script, which may finish a step and save; its end is
-    waited for. Ctrl-C reaches it by itself, SIGTERM is passed on.
+    A signal that asks to stop is passed on, and the script's end waited for: it may finish a step
+    and save. The script has a session of its own, so that Ctrl-C reaches it once.
 
     Raises:
         KeyboardInterrupt: there was such a signal, and the script has ended.
+        UserError: the script was killed.
     """
-    process = subprocess.Popen([sys.executable, ROOT / name, *arguments], cwd=ROOT)
+    process = subprocess.Popen(
+        [sys.executable, ROOT / name, *arguments], cwd=ROOT, start_new_session=True
+    )
     signals = []
 
-    def note(number: int, frame: FrameType | None) -> None:
+    def pass_on(number: int, frame: FrameType | None) -> None:
         signals.append(number)
-        if number == signal.SIGTERM:
-            process.terminate()
+        process.send_signal(number)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         process.wait()
     finally:
@@ -34,5 +38,10 @@ def run_script(name: str, *arguments: str) -> None:
             signal.signal(number, handler)
     if signals:
         raise KeyboardInterrupt
+    if process.returncode < 0:
+        raise UserError(
+            f"{name}: killed by signal {-process.returncode} (9: often for want of memory); "
+            "the same command goes on from what it has saved"
+        )
     if process.returncode:
         sys.exit(process.returncode)

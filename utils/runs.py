@@ -68,8 +68,8 @@ def check_same_images(reference: Columns, other: Columns, what: str) -> None:
         same = first and second and first.names == second.names
         if not same or not np.allclose(first.degraded, second.degraded, rtol=0, atol=SAME_FIGURE):
             raise UserError(
-                f"{what}: {title} was not tested on the images that others were; "
-                "remove the folder's results and test again"
+                f"{what}: {title} was not tested on the images that the first was; remove its "
+                "results (the folders beside last.ckpt) and give the same command again"
             )
 
 

@@ -41,7 +41,7 @@ def make_training_step(
         restoration_loss(restored, clean, 0.01).backward()
         optimizer.step()
         optimizer.zero_grad()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        if device.type != "cpu":
+            getattr(torch, device.type).synchronize()
 
     return step
