@@ -63,6 +63,10 @@ SET_HERE = (  # flags of train.py that a training cannot be given
     *("data_file_dir", "seed", "epochs", "max_steps", "max_minutes"),
     *("ckpt_dir", "resume", "val_every"),
 )
+MAY_CHANGE = (  # without making it another comparison
+    *("num_gpus", "num_nodes", "cuda", "num_workers", "save_every", "wblogger", "tensorboard"),
+    *SET_HERE,
+)
 
 
 class Contestant(NamedTuple):
@@ -150,14 +154,21 @@ def make_contestants(options: Namespace, training_flags: Sequence[str]) -> list[
         UserError: a network or flag is wrong, or cannot be made as large as the reference.
     """
     usual = train_options([])
+    if any(flag.split("=")[0] == "--network" for flag in training_flags):
+        raise UserError("--network: set by the comparison for every training; give --networks")
     contestants: list[Contestant] = []
     for title in options.networks:
         name, _, extra = title.partition(":")
         if name not in TRAINABLE:
-            raise UserError(f"--networks {title}: expected one of {', '.join(TRAINABLE)}")
+            raise UserError(
+                f"--networks {title}: expected one of {', '.join(TRAINABLE)}, and flags after a :"
+            )
         own = (f"--network={name}", *(f"--{flag}" for flag in filter(None, extra.split(","))))
         flags = (*training_flags, *own)
-        chosen = train_options(flags)
+        try:
+            chosen = train_options(flags)
+        except UserError as error:
+            raise UserError(f"--networks {title}: {error}") from error
         for key in SET_HERE:
             if getattr(chosen, key) != getattr(usual, key):
                 raise UserError(
@@ -194,6 +205,7 @@ def check(options: Namespace, contestants: Sequence[Contestant]) -> None:
     for flag, values in (
         ("--networks", [contestant.folder for contestant in contestants]),
         ("--seeds", options.seeds),
+        ("--knowledge", options.knowledge),
     ):
         value, count = Counter(values).most_common(1)[0]
         if count > 1:
@@ -206,7 +218,10 @@ def check(options: Namespace, contestants: Sequence[Contestant]) -> None:
                     "give blind as well"
                 )
     if options.budget == "steps" and not options.length.is_integer():
-        raise UserError(f"--length {options.length}: expected a whole number of steps")
+        raise UserError(
+            f"--length {options.length}: expected a whole number of steps; give one, or "
+            "--budget minutes"
+        )
     for task in TASKS:
         trained = {
             entry.task
@@ -241,16 +256,19 @@ def make_plan(options: Namespace, contestants: Sequence[Contestant]) -> dict[str
         "reference": contestants[0].title,
         **{key: str(getattr(options, key) or "") for key in (*folders, "data_file_dir")},
     }
-    flags = {contestant.title: list(contestant.flags) for contestant in contestants}
-    plan = {"terms": terms, "flags": {}, "steps": {}}
+    for contestant in contestants:
+        for key, value in vars(contestant.options).items():
+            if key not in MAY_CHANGE:
+                terms[f"{contestant.title} --{key}"] = str(value)
+    plan = {"terms": {}, "steps": {}}
     if list(options.output.glob("*/seed_*/last.ckpt")):
         plan = read_plan(options.output / PLAN)
-        before = plan["terms"] | plan["flags"]
-        for key, value in (terms | flags).items():
-            if before.get(key, value) != value:
+        for key, value in terms.items():
+            before = plan["terms"].get(key, value)
+            if before != value:
                 raise UserError(
-                    f"--output {options.output}: holds a comparison with {key} "
-                    f"{_show(before[key])}, this one has {_show(value)}; give another folder"
+                    f"--output {options.output}: holds a comparison with {key} {before or 'none'}, "
+                    f"this one has {value or 'none'}; give another folder"
                 )
 
     new = [contestant for contestant in contestants if contestant.title not in plan["steps"]]
@@ -263,7 +281,7 @@ def make_plan(options: Namespace, contestants: Sequence[Contestant]) -> dict[str
         )
     else:
         steps = [max(1, round(60 * options.length / seconds)) for seconds in time_steps(new)]
-    plan["flags"] |= flags
+    plan["terms"] |= terms
     plan["steps"] |= {contestant.title: n for contestant, n in zip(new, steps, strict=True)}
     text = json.dumps(plan, indent=2)
     write_whole(options.output / PLAN, lambda file: file.write(text.encode()))
@@ -278,7 +296,7 @@ def read_plan(file: Path) -> dict[str, dict[str, Any]]:
     """
     try:
         plan = json.loads(file.read_text())
-        whole = all(isinstance(plan[key], dict) for key in ("terms", "flags", "steps"))
+        whole = all(isinstance(plan[key], dict) for key in ("terms", "steps"))
         whole = whole and all(isinstance(steps, int) for steps in plan["steps"].values())
     except (OSError, ValueError, TypeError, KeyError):
         whole = False
@@ -294,10 +312,6 @@ def describe_budget(options: Namespace) -> str:
     """Such as `2000 steps`."""
     length = int(options.length) if options.length.is_integer() else options.length
     return f"{length} {options.budget}"
-
-
-def _show(value: object) -> str:
-    return " ".join(value) if isinstance(value, list) else str(value) or "none"
 
 
 def time_steps(contestants: Sequence[Contestant]) -> list[float]:

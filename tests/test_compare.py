@@ -173,14 +173,14 @@ def test_plan_of_another_comparison_is_refused(command, fails, tmp_path):
     write_scores(out / "promptir" / "seed_3", [30])
     (out / "promptir" / "seed_3" / "last.ckpt").write_bytes(b"")
     assert "plan.json: missing" in fails("scripts/compare", *command("promptir"))
-    plan = {"terms": {"budget": "5 steps", "match": "parameters"}, "flags": {}, "steps": {}}
+    plan = {"terms": {"budget": "5 steps"}, "steps": {}}
     (out / "plan.json").write_text(json.dumps(plan))
     refused = fails("scripts/compare", *command("promptir", steps=6))
     assert "holds a comparison with budget 5 steps, this one has 6 steps" in refused
-    plan["flags"] = {"promptir": ["--network=promptir", "--lr=1"]}
+    plan["terms"] |= {"promptir --lr": "1.0", "promptir --num_workers": "7"}
     (out / "plan.json").write_text(json.dumps(plan))
     refused = fails("scripts/compare", *command("promptir"))
-    assert "with promptir --network=promptir --lr=1" in refused
+    assert "with promptir --lr 1.0, this one has 0.0002;" in refused
     plan["steps"] = {"promptir": "5"}
     for text in (json.dumps(plan), '{"terms": 3'):
         (out / "plan.json").write_text(text)
@@ -199,7 +199,9 @@ def test_plan_of_another_comparison_is_refused(command, fails, tmp_path):
         (("promptir",), (), ("--seed", 7), "--seed 7: set by the comparison"),
         (("promptir",), (), ("--max_minutes", 7), "--max_minutes 7.0: set by the comparison"),
         (("promptir:ckpt_dir=x",), (), (), "--ckpt_dir x: set by the comparison"),
-        (("promptir",), (), ("--text", "learned"), "promptir has no such choice"),
+        (("promptir",), (), ("--text", "learned"), "promptir: --text learned: promptir has no"),
+        (("promptir",), (), ("--network", "restormer"), "--network: set by the comparison"),
+        (("promptir",), ("--knowledge", "blind", "blind"), (), "blind is there 2 times"),
         (("promptir",), ("--derain_dir", "nowhere"), (), "no training images to derain"),
         (
             ("promptir",),

@@ -88,7 +88,8 @@ def plot_learning_curves(
             steps, values = zip(*run, strict=True)
             label = name if index == 0 else None
             axes.plot(steps, values, f"C{number}", label=label, linewidth=1.2, marker=".")
-    axes.set_xlabel("optimizer steps")
+    axes.set_xlabel("optimizer steps; a line for each run")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_ylabel("validation PSNR, blind (dB)")
     axes.grid(alpha=0.3)
     if axes.lines:
