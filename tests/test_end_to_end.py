@@ -106,7 +106,8 @@ def test_killed_and_resumed_run_ends_with_the_same_weights(number, trained, trai
     deadline = time.monotonic() + 120
     while not last.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
-    process.send_signal(number)
+    for _ in range(2):  # a process group's signal that a parent passes on comes twice
+        process.send_signal(number)
     output = process.communicate(timeout=120)[0]
     assert process.returncode == 0, output
     assert "--resume goes on from there" in output
@@ -164,6 +165,12 @@ def test_run_of_an_older_version_goes_on(run_script, fails, train_flags, tmp_pat
     del arguments["run"]
     torch.save(content, last)
     assert load_network(last).description["run"] is None
+    flags += [2, "--resume", "--no-exclude_test_scenes"]
+    message = fails("train", *flags, "--balance", "published")
+    assert "of an older version, has balance equal, this one published" in message
+    result = run_script("train", *flags)
+    assert result.code == 0, result.err
+    assert "did not save patch_size, samples_per_step, epoch_samples; it goes on" in result.err
 
 
 def test_fewer_validation_images_than_processes(train_flags, tmp_path):
