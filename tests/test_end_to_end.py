@@ -275,12 +275,19 @@ def test_clean_protocol_scores_whole_images(run_script, checkpoint, test_flags, 
     assert read_image(picture).shape == (80, 96, 3)
 
 
-def test_missing_sets_are_named_and_the_others_run(run_script, checkpoint, data_folder, tmp_path):
-    (tmp_path / "empty").mkdir()
+def test_missing_default_sets_are_named_and_the_others_run(
+    run_script, fails, checkpoint, data_folder, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "test" / "dehaze").mkdir(parents=True)
     flags = ["--ckpt_name", checkpoint, "--output_path", tmp_path / "out", "--cuda", -1]
-    flags += ["--denoise_path", tmp_path / "nowhere", "--dehaze_path", tmp_path / "empty"]
     flags += ["--derain_path", data_folder / "test" / "derain" / "Rain100L"]
-    result = run_script("test", *flags)
+    message = fails("test", *flags, "--denoise_path", tmp_path / "nowhere")
+    assert f"--denoise_path {tmp_path / 'nowhere'}: no such folder" in message
+    message = fails("test", *flags, "--dehaze_path", tmp_path / "test")
+    assert f"--dehaze_path {tmp_path / 'test'}: no images in it" in message
+    assert not (tmp_path / "out").exists()
+    result = run_script("test", *flags, "--denoise_path", "test/denoise")  # the default itself
     assert result.code == 0
     assert "denoise is left out" in result.err and "dehaze is left out" in result.err
     assert "Rain100L derain (2)" in result.out
