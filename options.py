@@ -12,7 +12,8 @@ from typing import Any, NoReturn
 import torch
 
 from data.datasets import BALANCES
-from data.degradations import ALL_TASKS_MODE, DEGRADATION_NAMES, DEGRADATIONS, TASKS
+from data.degradations import ALL_TASKS_MODE, DEGRADATION_NAMES, DEGRADATIONS, TASKS, Task
+from data.pairing import DataSet, describe_layout, find_data_sets
 from data.protocols import PROTOCOLS
 from net import BASELINES, NETWORKS, AMPromptIR
 from utils.devices import CPU
@@ -31,7 +32,9 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, description: str) -> None:
         super().__init__(
-            description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+            description=description,
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            allow_abbrev=False,
         )
 
     def error(self, message: str) -> NoReturn:
@@ -296,7 +299,7 @@ def add_training_flags(parser) -> None:
         parser.add_argument(
             f"--{task.name}_dir",
             type=Path,
-            default=_first_there(Path("data/Train"), task.train_folders),
+            default=_default_folder(f"{task.name}_dir", task),
             help=f"training images to {task.name}",
         )
     parser.add_argument(
@@ -312,12 +315,32 @@ def add_test_flags(parser) -> None:
         parser.add_argument(
             f"--{task.name}_path",
             type=Path,
-            default=_first_there(Path("test"), task.test_folders),
+            default=_default_folder(f"{task.name}_path", task),
             help=f"a {task.name} test set, or a folder of them",
         )
 
 
-def _first_there(top: Path, names: Sequence[str]) -> Path:
+def find_in_folder(options: argparse.Namespace, flag: str, task: Task) -> list[DataSet]:
+    """The data sets in the folder of a flag (`derain_dir`, `derain_path`, ...), maybe none.
+
+    Raises:
+        UserError: there is none, and the folder is not the default: the user has given it.
+    """
+    folder = getattr(options, flag)
+    data_sets = find_data_sets(folder, task)
+    if not data_sets and folder != _default_folder(flag, task):
+        what = "no images in it" if folder.is_dir() else "no such folder"
+        raise UserError(
+            f"--{flag} {folder}: {what}; expected {describe_layout(task)}; correct the path, or "
+            "leave the flag out"
+        )
+    return data_sets
+
+
+def _default_folder(flag: str, task: Task) -> Path:
+    training = flag == f"{task.name}_dir"
+    top = Path("data/Train" if training else "test")
+    names = task.train_folders if training else task.test_folders
     return next((top / name for name in names if (top / name).is_dir()), top / names[0])
 
 

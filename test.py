@@ -16,10 +16,10 @@ from tqdm import tqdm
 
 from data.datasets import Sample
 from data.degradations import ALL_TASKS_MODE, TASKS, Task, of_task
-from data.pairing import DataSet, Pair, check_sizes, describe_layout, find_data_sets
+from data.pairing import DataSet, Pair, check_sizes, describe_layout
 from data.protocols import PAPER_NOISE_SEED, iterate_test_set
 from net.checkpoint import Trained, load_network
-from options import test_options
+from options import find_in_folder, test_options
 from utils.comparison import COMPARISONS, write_comparison
 from utils.devices import choose_device
 from utils.errors import UserError, run
@@ -96,17 +96,17 @@ def name_folder(trained: Trained) -> str:
 def find_test_sets(options: Namespace) -> tuple[list[tuple[Task, DataSet]], list[str]]:
     """The test sets of the tasks asked for, and the tasks without any.
 
-    What is missing is said on standard error.
+    A default folder without any is left out and told on standard error.
 
     Raises:
-        UserError: there is none at all.
+        UserError: there is none at all, or none in a folder that is not the default.
     """
     found, left_out = [], []
     for task in TASKS:
         if options.mode not in (task.mode, ALL_TASKS_MODE):
             continue
         folder = getattr(options, f"{task.name}_path")
-        data_sets = find_data_sets(folder, task)
+        data_sets = find_in_folder(options, f"{task.name}_path", task)
         for data_set in data_sets:
             check_sizes(data_set.pairs, smallest=SSIM_WINDOW)
             check_names(data_set)

@@ -21,11 +21,12 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 
-from data.datasets import TrainingSet, ValidationSet, split
+from data.datasets import BALANCES, TrainingSet, ValidationSet, split
 from data.degradations import DEGRADATION_NAMES, DEGRADATIONS, TASKS
 from data.loaders import make_loaders
 from data.pairing import Pair, check_sizes, describe_layout, find_data_sets, read_list
 from data.scenes import TEST_SCENES, describe_overlaps, leave_out
+from net import AMPromptIR
 from net.checkpoint import read_checkpoint
 from net.complexity import count_parameters
 from net.restorer import Restorer
@@ -44,7 +45,11 @@ from utils.errors import UserError, run
 from utils.image_io import check_writable, write_whole
 
 MAY_CHANGE = ("total_steps", "steps_per_epoch")  # on --resume; the second follows from others
-OLDER = {"exclude_test_scenes": False}  # what versions did that had no such choice
+OLDER = {  # what versions did that had no such choice
+    "exclude_test_scenes": False,
+    "balance": BALANCES[0],
+    **{name: values[0] for name, values in AMPromptIR.choices.items()},
+}
 
 FLAGS = {"rate": "lr", "spectral_weight": "fft_weight", "trained": "de_type"}  # by another name
 
@@ -292,7 +297,10 @@ def check_test_scenes(pairs: list[Pair], task: str, exclude: bool) -> list[Pair]
 
 
 def check_same_run(path: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raise `UserError` if the flags would not continue the run that a checkpoint holds."""
+    """Raise `UserError` if the flags would not continue the run that a checkpoint holds.
+
+    What an older version did not save, and cannot be known, is warned of.
+    """
 
     def flatten(arguments: dict[str, Any]) -> dict[str, Any]:
         nested = ("network_arguments", "run")
@@ -300,15 +308,22 @@ def check_same_run(path: Path, before: dict[str, Any], now: dict[str, Any]) -> N
         return {**flat, **arguments["network_arguments"], **arguments.get("run", {})}
 
     saved = flatten(before)
-    for key, value in flatten(now).items():
-        # other choices that an older version did not save it did not have: it made today's default
-        had = saved.get(key, OLDER.get(key, value))
+    known, wanted = OLDER | saved, flatten(now)
+    for key, value in wanted.items():
+        had = known.get(key, value)
         if had != value:
             run = "that run" if key in saved else "that run, of an older version,"
             raise UserError(
                 f"--resume {path}: {run} has {FLAGS.get(key, key)} {had}, this one {value}; "
                 "give the flags and data it was started with, or start a new run"
             )
+    unknown = [FLAGS.get(key, key) for key in wanted if key not in known]
+    if unknown:
+        warnings.warn(
+            f"--resume {path}: that run, of an older version, did not save {', '.join(unknown)}; "
+            "it goes on the same only if flags and data are those it was started with",
+            stacklevel=1,
+        )
 
 
 def make_loggers(options: Namespace) -> list[Logger]:

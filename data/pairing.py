@@ -28,7 +28,12 @@ FOLDER_PAIRS = (
 # how a degraded image's stem becomes its clean partner's; the first that exists is taken
 NAME_RULES = {
     "denoise": ((r"(.+)", r"\1"),),
-    "derain": ((r"(.+)", r"\1"), (r"rain(.*)", r"norain\1"), (r"([^_]+)_.+", r"\1")),
+    "derain": (
+        (r"(.+)", r"\1"),
+        (r"rain(.*)", r"norain\1"),
+        (r"(\d+)_\d+", r"\1"),  # rainy variants of a numbered scene
+        (r"(.+)_rain\d+", r"\1"),  # those that scripts.synthesize writes
+    ),
     "dehaze": ((r"(.+)", r"\1"), (r"([^_]+)_.+", r"\1")),
 }
 FLAT_DEGRADED = {"derain": r"rain.*", "dehaze": r"[^_]+_.+"}  # both kinds in one folder

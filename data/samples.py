@@ -52,12 +52,12 @@ def write_training_images(
     """Write a photograph, and rainy and hazy variants of it, in the layout that train.py reads.
 
     A photograph is one clean file in every task, so that validation holds out all of it; `name` has
-    no underscore, which ends it in the variants' names.
+    no underscore, which ends it in the hazy variants' names.
     """
     write_image(folder / "Denoise" / f"{name}.png", clean)
     for variant in range(variants):
         rainy = folder / "Derain" / "rainy"
-        write_image(rainy / f"{name}_{variant}.png", add_rain(clean, generator))
+        write_image(rainy / f"{name}_rain{variant}.png", add_rain(clean, generator))
         airlight, beta = generator.choice(AIRLIGHTS), generator.choice(BETAS)
         hazy = add_haze(clean, make_depth(clean.shape[:2], generator), airlight, beta)
         synthetic = folder / "Dehaze" / "synthetic"

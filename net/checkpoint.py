@@ -118,7 +118,7 @@ def _read(path: Path) -> Any:
 
 def _is_ours(content: Any) -> bool:
     arguments = content.get("hyper_parameters") if isinstance(content, dict) else None
-    return isinstance(arguments, dict) and "network" in arguments
+    return isinstance(arguments, dict) and isinstance(arguments.get("network"), str)
 
 
 def _check_ours(path: Path, content: Any) -> None:

@@ -6,8 +6,8 @@ python -m scripts.audit --lists data_dir/hazy/hazy_outside.txt     # names only,
 
 Three kinds of evidence: the scene's name (`data/scenes.py`), also against shipped lists of SOTS
 outdoor, CBSD68 and Rain100L; equal pixels; and pictures that look the same (`data/overlap.py`).
-Pictures are compared by their clean images. Folders left at their defaults may be missing, those
-given may not. Exit code 0: no overlap, 1: some, 2: a wrong flag.
+Pictures are compared by their clean images. The default folders may be missing or empty, others
+may not. Exit code 0: no overlap, 1: some, 2: a wrong flag.
 """
 
 import csv
@@ -27,16 +27,9 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from data.degradations import TASKS, Task
+from data.degradations import TASKS
 from data.overlap import PictureIndex
-from data.pairing import (
-    DataSet,
-    Pair,
-    describe_layout,
-    find_data_sets,
-    read_list,
-    read_names,
-)
+from data.pairing import Pair, read_list, read_names
 from data.scenes import (
     TEST_SCENES,
     TestScenes,
@@ -45,7 +38,7 @@ from data.scenes import (
     name_of,
     scenes_of,
 )
-from options import Parser, add_test_flags, add_training_flags
+from options import Parser, add_test_flags, add_training_flags, find_in_folder
 from utils.errors import UserError, run
 from utils.image_io import check_writable, read_image, write_whole
 
@@ -101,10 +94,7 @@ def main() -> int:
 
 
 def read_options(argv: Sequence[str] | None = None) -> Namespace:
-    """Flags; those that train.py and test.py have mean the same. Raises `UserError`.
-
-    `given` has the names of those for folders that are not at their defaults.
-    """
+    """Flags; those that train.py and test.py have mean the same. Raises `UserError`."""
     parser = Parser("Find training images that are test images as well.")
     add_training_flags(parser)
     add_test_flags(parser)
@@ -120,23 +110,7 @@ def read_options(argv: Sequence[str] | None = None) -> Namespace:
     options = parser.parse_args(argv)
     if options.output and options.output.suffix not in REPORTS:
         parser.error(f"--output {options.output}: expected a file name in {' or '.join(REPORTS)}")
-    folders = [f"{task.name}_{kind}" for task in TASKS for kind in ("dir", "path")]
-    options.given = [name for name in folders if getattr(options, name) != parser.get_default(name)]
     return options
-
-
-def find_folder(options: Namespace, name: str, task: Task) -> list[DataSet]:
-    """The data sets in the folder of one flag.
-
-    Raises:
-        UserError: there is none, although the user has given it.
-    """
-    folder = getattr(options, name)
-    data_sets = find_data_sets(folder, task)
-    if not data_sets and name in options.given:
-        what = "no images in it" if folder.is_dir() else "no such folder"
-        raise UserError(f"--{name} {folder}: {what}; expected {describe_layout(task)}")
-    return data_sets
 
 
 def find_training(options: Namespace) -> tuple[dict[tuple[str, str], list[Pair]], list[str]]:
@@ -144,7 +118,7 @@ def find_training(options: Namespace) -> tuple[dict[tuple[str, str], list[Pair]]
     training, left_out = {}, []
     for task in TASKS:
         folder = getattr(options, f"{task.name}_dir")
-        data_sets = find_folder(options, f"{task.name}_dir", task)
+        data_sets = find_in_folder(options, f"{task.name}_dir", task)
         pairs = [pair for data_set in data_sets for pair in data_set.pairs]
         if not pairs:
             left_out.append(f"no training images in --{task.name}_dir {folder}")
@@ -160,7 +134,7 @@ def find_tests(options: Namespace) -> tuple[list[TestScenes], list[Picture], lis
     known, pictures, left_out = list(TEST_SCENES), [], []
     for task in TASKS:
         folder = getattr(options, f"{task.name}_path")
-        data_sets = find_folder(options, f"{task.name}_path", task)
+        data_sets = find_in_folder(options, f"{task.name}_path", task)
         for data_set in data_sets:
             clean = dict.fromkeys(pair.clean for pair in data_set.pairs)
             pictures += [Picture(data_set.name, path) for path in clean]

@@ -40,7 +40,7 @@ def main() -> int:
 
 
 def find_photos(options: argparse.Namespace) -> dict[str, Path]:
-    """The photographs by name, sorted; an underscore would end the name where pairs are matched.
+    """The photographs by name, sorted; an underscore would end the name of a hazy one.
 
     Raises:
         UserError: there is none, or two have one name.

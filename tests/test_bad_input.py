@@ -45,6 +45,7 @@ def changed(checkpoint, path, **hyper_parameters):
         ("train", ["--num_nodes", "2", "--derain_dir", "x"], "torchrun or srun"),
         ("train", ["--cuda", "0", "--num_gpus", "1"], "one of them"),
         ("train", ["--no_such_flag"], "no_such_flag"),
+        ("train", ["--max_step", "1"], "unrecognized arguments: --max_step"),
         ("test", ["--cuda=-2"], "-1 for the CPU"),
         ("train", ["--expansion", "0.001"], "--expansion 0.001: expected a number from 1/24"),
         ("train", ["--expansion", "1e300"], "expected a number from 1/24"),
@@ -156,6 +157,7 @@ def test_bad_checkpoints(fails, checkpoint, test_flags, tmp_path):
     changed(checkpoint, tmp_path / "words.ckpt", network_arguments={"text": "bert"})
     torch.save({"weights": torch.zeros(2)}, tmp_path / "foreign.ckpt")
     changed(checkpoint, tmp_path / "other.ckpt", network="resnet")
+    changed(checkpoint, tmp_path / "list.ckpt", network=[1])
     wider = {"width": 16, "text": "learned"}
     changed(checkpoint, tmp_path / "unfit.ckpt", network_arguments=wider)
     trap = tmp_path / "trap"
@@ -173,6 +175,7 @@ def test_bad_checkpoints(fails, checkpoint, test_flags, tmp_path):
         "bytes": "damaged",
         "words": "do not fit",
         "foreign": "names no network",
+        "list": "names no network",
         "other": "made for the network 'resnet'",
         "unfit": "of another shape, first embed.weight",
         "diverged": "embed.weight holds values that are not finite",
@@ -186,10 +189,10 @@ def test_bad_checkpoints(fails, checkpoint, test_flags, tmp_path):
     assert not trap.exists() and not (tmp_path / "out").exists()
 
 
-def test_nothing_to_test(fails, checkpoint, tmp_path):
-    folders = [f"--{task}_path={tmp_path / task}" for task in ("denoise", "derain", "dehaze")]
+def test_nothing_to_test(fails, checkpoint, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     flags = ["--ckpt_name", checkpoint, "--output_path", tmp_path / "out", "--cuda", -1]
-    assert "nothing was tested" in fails("test", *folders, *flags)
+    assert "nothing was tested" in fails("test", *flags)
     assert not (tmp_path / "out").exists()
 
 

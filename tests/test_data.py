@@ -35,6 +35,7 @@ LAYOUTS = [
     (DERAIN, "Input/1.png", "Target/1.png"),
     (DERAIN, "rain-001.png", "norain-001.png"),
     (DERAIN, "rainy/12_3.png", "gt/12.png"),
+    (DERAIN, "rainy/my_photo_rain3.png", "gt/my_photo.png"),
     (DEHAZE, "synthetic/0001_0.85_0.04.jpg", "original/0001.jpg"),
     (DEHAZE, "synthetic/part1/0001_0.85_0.04.jpg", "original/0001.png"),
     (DEHAZE, "hazy/0001_0.8_0.2.jpg", "clear/0001.png"),
@@ -42,6 +43,7 @@ LAYOUTS = [
     (DEHAZE, "low/0001_0.8_0.2.jpg", "high/0001.png"),
     (DEHAZE, "input/0001_0.8_0.2.jpg", "target/0001.png"),
     (DEHAZE, "input/0001.jpg", "target/0001.png"),
+    (DEHAZE, "0001_0.8_0.2.jpg", "0001.png"),
 ]
 
 
@@ -77,6 +79,14 @@ def test_pair_without_partner_is_named(tmp_path):
     for name in ("input/1.png", "input/2.png", "target/1.png"):
         write_image(tmp_path / name, GREY)
     with pytest.raises(UserError, match=r"1 of 2 degraded images .*\(2\.png\)"):
+        find_data_sets(tmp_path, DERAIN)
+
+
+@pytest.mark.parametrize(("rainy", "other"), [("img_2", "img"), ("rain_2", "rain"), ("1_2a", "1")])
+def test_another_picture_is_not_taken_for_a_missing_partner(rainy, other, tmp_path):
+    for name in (f"rainy/{rainy}.png", f"gt/{other}.png"):
+        write_image(tmp_path / name, GREY)
+    with pytest.raises(UserError, match=rf"1 of 1 degraded images .*\({rainy}\.png\)"):
         find_data_sets(tmp_path, DERAIN)
 
 

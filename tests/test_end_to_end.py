@@ -106,7 +106,8 @@ def test_killed_and_resumed_run_ends_with_the_same_weights(number, trained, trai
     deadline = time.monotonic() + 120
     while not last.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
-    process.send_signal(number)
+    for _ in range(2):  # a process group's signal that a parent passes on comes twice
+        process.send_signal(number)
     output = process.communicate(timeout=120)[0]
     assert process.returncode == 0, output
     assert "--resume goes on from there" in output
@@ -164,6 +165,12 @@ def test_run_of_an_older_version_goes_on(run_script, fails, train_flags, tmp_pat
     del arguments["run"]
     torch.save(content, last)
     assert load_network(last).description["run"] is None
+    flags += [2, "--resume", "--no-exclude_test_scenes"]
+    message = fails("train", *flags, "--balance", "published")
+    assert "of an older version, has balance equal, this one published" in message
+    result = run_script("train", *flags)
+    assert result.code == 0, result.err
+    assert "did not save patch_size, samples_per_step, epoch_samples; it goes on" in result.err
 
 
 def test_fewer_validation_images_than_processes(train_flags, tmp_path):
@@ -268,12 +275,19 @@ def test_clean_protocol_scores_whole_images(run_script, checkpoint, test_flags, 
     assert read_image(picture).shape == (80, 96, 3)
 
 
-def test_missing_sets_are_named_and_the_others_run(run_script, checkpoint, data_folder, tmp_path):
-    (tmp_path / "empty").mkdir()
+def test_missing_default_sets_are_named_and_the_others_run(
+    run_script, fails, checkpoint, data_folder, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "test" / "dehaze").mkdir(parents=True)
     flags = ["--ckpt_name", checkpoint, "--output_path", tmp_path / "out", "--cuda", -1]
-    flags += ["--denoise_path", tmp_path / "nowhere", "--dehaze_path", tmp_path / "empty"]
     flags += ["--derain_path", data_folder / "test" / "derain" / "Rain100L"]
-    result = run_script("test", *flags)
+    message = fails("test", *flags, "--denoise_path", tmp_path / "nowhere")
+    assert f"--denoise_path {tmp_path / 'nowhere'}: no such folder" in message
+    message = fails("test", *flags, "--dehaze_path", tmp_path / "test")
+    assert f"--dehaze_path {tmp_path / 'test'}: no images in it" in message
+    assert not (tmp_path / "out").exists()
+    result = run_script("test", *flags, "--denoise_path", "test/denoise")  # the default itself
     assert result.code == 0
     assert "denoise is left out" in result.err and "dehaze is left out" in result.err
     assert "Rain100L derain (2)" in result.out

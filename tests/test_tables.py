@@ -74,7 +74,7 @@ def test_published_rows_say_whose_training_shares_test_scenes():
 
 
 def test_protocols_and_inputs_do_not_mix():
-    with pytest.raises(ValueError):
+    with pytest.raises(AssertionError, match="one protocol"):
         make_table([make_results(), make_results(protocol="clean")], [])
     other = make_results(file="other/results.json")
     other["results"][0]["degraded_psnr"] += 0.01
@@ -101,6 +101,24 @@ def test_data_sets_of_one_method_share_a_row():
     other = make_results(29.0, file="b")  # of one checkpoint
     text = make_table([make_results(file="a"), other], []).to_markdown()
     assert "ours [a]" in text and "ours [b]" in text
+    other = make_results(31.0, 500, "SOTS", "dehaze", sha256=None, parameters=6e6, file="b")
+    text = make_table([make_results(sha256=None, file="a"), other], []).to_markdown()
+    assert "ours [a]" in text and "ours [b]" in text  # of another size, so another network
+
+
+@pytest.mark.parametrize(
+    ("last", "complete"), [("CBSD68 denoise_50", True), ("outdoor dehaze", False)]
+)
+def test_published_means_stand_beside_their_five_columns_only(last, complete):
+    columns = ("SOTS dehaze", "Rain100L derain", "CBSD68 denoise_15", "CBSD68 denoise_25", last)
+    images = {"SOTS": 500, "outdoor": 500, "Rain100L": 100, "CBSD68": 68}
+    parts = [
+        make_results(30.0, images[name], name, degradation)
+        for name, degradation in map(str.split, columns)
+    ]
+    published = [row for row in make_table(parts, PUBLISHED).rows if row.published]
+    assert [len(row.cells) for row in published] == [5] * len(PUBLISHED)
+    assert {row.mean is not None for row in published} == {complete}
 
 
 def test_rows_say_what_to_mind():
@@ -141,6 +159,13 @@ def test_results_are_read_as_they_were_written(psnr, tmp_path):
     assert found == json.loads(json.dumps(content))
 
 
+def test_results_are_written_when_the_scores_are(tmp_path):
+    (tmp_path / "scores.csv").mkdir()
+    with pytest.raises((OSError, UserError)):
+        write_results(tmp_path, [], make_results())
+    assert not (tmp_path / "results.json").exists()
+
+
 @pytest.mark.parametrize(
     ("place", "value", "message"),
     [
@@ -174,7 +199,7 @@ def test_a_network_that_gives_no_numbers_has_no_figures():
     net = Broken(3, 3, 1)
     torch.nn.init.constant_(net.weight, float("nan"))
     image = torch.zeros(3, 8, 8)
-    with pytest.raises(UserError, match="photo7: the network gives values that are not finite"):
+    with pytest.raises(UserError, match="photo7: the network gives values that are not numbers"):
         evaluate(net, [Sample(image, image, "derain", "photo7")], tile=0)
 
 

@@ -1,7 +1,8 @@
-"""Metrics against scikit-image, the loss against its definition, schedules, tiles."""
+"""Metrics against scikit-image, the loss against its definition, schedules, tiles, signals."""
 
 import itertools
 import json
+import signal
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from skimage.color import rgb2ycbcr
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import nn
 
-from utils import inference
+from utils import callbacks, inference
 from utils.devices import choose_machine
 from utils.inference import restore
 from utils.losses import charbonnier, spectral_l1
@@ -127,6 +128,23 @@ def test_automatic_tile_follows_free_memory(monkeypatch):
     restore(net, image, tile=None)
     assert net.sizes[0] == (96, 160)
     assert set(net.sizes[1:]) == {(64, 64)}
+
+
+def test_only_a_later_signal_ends_at_once(monkeypatch, tmp_path):
+    sent, now = [], [100.0]
+    monkeypatch.setattr(callbacks.signal, "signal", lambda *handler: None)
+    monkeypatch.setattr(callbacks.os, "kill", lambda process, number: sent.append(number))
+    monkeypatch.setattr(callbacks.time, "monotonic", lambda: now[0])
+    control = callbacks.RunControl(tmp_path / "last.ckpt", 1, 1, None)
+    for later, number, expected in (
+        (0, signal.SIGTERM, []),
+        (0.5, signal.SIGTERM, []),  # the same one, passed on
+        (5, signal.SIGINT, []),
+        (6, signal.SIGTERM, [signal.SIGTERM]),
+    ):
+        now[0] = 100 + later
+        control._note_signal(number, None)
+        assert sent == expected
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from utils.comparison import write_comparison
 from utils.image_io import to_pixels, write_whole
 
 MAX_DECAY = 0.999
+SIGNAL_PAUSE = 1.0  # seconds; what comes earlier is the same signal, passed on by another process
 
 
 class Interrupted(Exception):
@@ -56,7 +57,7 @@ class RunControl(Callback):
     """Saves `last.ckpt` now and then, and ends the run at its last step, its time, or a signal.
 
     After SIGINT or SIGTERM the current step is finished and saved, then `Interrupted` is raised;
-    the same signal again ends the process at once.
+    the same signal a second later, or more, ends the process at once.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class RunControl(Callback):
         self.total_steps = total_steps
         self.save_every = save_every
         self.max_seconds = 60 * max_minutes if max_minutes else float("inf")
-        self.signalled = 0  # number of the signal
+        self.signals: dict[int, float] = {}  # by number, when it first came
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.end = time.monotonic() + self.max_seconds
@@ -75,8 +76,8 @@ class RunControl(Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *step: Any) -> None:
         anywhere = trainer.strategy.reduce_boolean_decision
-        stopped = anywhere(bool(self.signalled) or time.monotonic() > self.end, all=False)
-        interrupted = stopped and anywhere(bool(self.signalled), all=False)
+        stopped = anywhere(bool(self.signals) or time.monotonic() > self.end, all=False)
+        interrupted = stopped and anywhere(bool(self.signals), all=False)
         at_end = trainer.global_step >= self.total_steps
         finished = stopped or at_end
         if finished or trainer.global_step % self.save_every == 0:
@@ -86,11 +87,16 @@ class RunControl(Callback):
         trainer.should_stop = finished  # validates once more, then ends
 
     def _note_signal(self, number: int, frame: Any) -> None:
-        if self.signalled == number:
+        now = time.monotonic()
+        if number not in self.signals:
+            self.signals[number] = now
+            print(
+                "\nfinishing the step, then saving; the same signal after a second ends at once",
+                flush=True,
+            )
+        elif now - self.signals[number] >= SIGNAL_PAUSE:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        self.signalled = self.signalled or number
-        print("\nfinishing the step, then saving; the same signal again ends at once", flush=True)
 
 
 class RunProgress(ProgressBar):

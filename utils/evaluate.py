@@ -45,7 +45,7 @@ def evaluate(
         on_result: called with the sample, the restored image (3, H, W) and its score.
 
     Raises:
-        UserError: the network gives values that are not finite.
+        UserError: the network gives values that are not numbers (infinite ones are clipped).
     """
     device = next(net.parameters()).device
     scores = []
@@ -56,9 +56,9 @@ def evaluate(
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds = time.perf_counter() - start
-        if not restored.isfinite().all():
+        if restored.isnan().any():
             raise UserError(
-                f"{sample.name}: the network gives values that are not finite; "
+                f"{sample.name}: the network gives values that are not numbers; "
                 "use another checkpoint"
             )
         if quantised:

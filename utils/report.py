@@ -78,14 +78,10 @@ def summarise(figures: Sequence[Figure], origin: Mapping[str, Any]) -> dict[str,
 
 
 def write_results(folder: Path, figures: Sequence[Figure], content: Mapping[str, Any]) -> None:
-    """`results.json` (what `summarise` made) and `scores.csv` (every image)."""
-    results = [
-        {name: "inf" if value == math.inf else value for name, value in figure.items()}
-        for figure in content["results"]
-    ]
-    text = json.dumps({**content, "results": results}, indent=2, allow_nan=False) + "\n"
-    write_whole(folder / RESULTS, lambda file: file.write(text.encode()))
+    """`scores.csv` (every image) and `results.json` (what `summarise` made).
 
+    `results.json` comes last: a test that has one is complete.
+    """
     table = io.StringIO(newline="")
     writer = csv.writer(table)
     identity = [content["protocol"], content["knowledge"], content["sha256"]]
@@ -95,6 +91,13 @@ def write_results(folder: Path, figures: Sequence[Figure], content: Mapping[str,
         for score in figure.scores:
             writer.writerow([*identity, figure.data_set, figure.degradation, *score])
     write_whole(folder / SCORES, lambda file: file.write(table.getvalue().encode()))
+
+    results = [
+        {name: "inf" if value == math.inf else value for name, value in figure.items()}
+        for figure in content["results"]
+    ]
+    text = json.dumps({**content, "results": results}, indent=2, allow_nan=False) + "\n"
+    write_whole(folder / RESULTS, lambda file: file.write(text.encode()))
 
 
 def read_results(path: Path) -> dict[str, Any]:

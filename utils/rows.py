@@ -113,7 +113,8 @@ def published_row(entry: Published, columns: Sequence[Column]) -> Row | None:
     }
     if not cells:
         return None
-    complete = len(cells) == len(columns) == len(entry.figures)
+    same = sorted(column.degradation for column in columns) == sorted(entry.figures)
+    complete = same and len(cells) == len(columns)
     return Row(
         entry.method,
         cells,
@@ -127,7 +128,13 @@ def published_row(entry: Published, columns: Sequence[Column]) -> Row | None:
 
 
 def _merge(results: list[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
-    """All results in one list if none contradicts another, else each in its own."""
+    """All results in one list if none contradicts another, else each in its own.
+
+    Neither the figures of a column nor parameters or multiply-accumulates, if known, may differ.
+    """
+    for key in ("parameters", "macs"):
+        if len({content[key] for content in results if content[key]}) > 1:
+            return [[each] for each in results]
     merged: dict[Column, Cell] = {}
     for content in results:
         for column, cell in _cells(content).items():

@@ -135,7 +135,9 @@ def make_table(results: Sequence[Mapping[str, Any]], published: Sequence[Publish
     Raises:
         UserError: the degraded inputs of one column are not the same.
     """
-    [protocol] = {content["protocol"] for content in results}
+    protocols = {content["protocol"] for content in results}
+    assert len(protocols) == 1, f"a table has one protocol, not {sorted(protocols)}"
+    [protocol] = protocols
     rows = measured_rows(results)
     columns = list(dict.fromkeys(column for row in rows for column in row.cells))
     degraded = degraded_cells(results)
