@@ -41,6 +41,7 @@ def main() -> int:
             f"--network {options.network}: all checkpoints name their own network "
             f"({', '.join(sorted(networks))}); leave it out"
         )
+    check_different(candidates)
     for candidate in candidates:
         check_can_be_named(candidate, options.named)
     found, left_out = find_test_sets(options)
@@ -77,6 +78,17 @@ def main() -> int:
     if left_out:
         print(f"left out, no test images: {' '.join(left_out)} (see above)", file=sys.stderr)
     return 0
+
+
+def check_different(candidates: list[Trained]) -> None:
+    """Raise `UserError` if a checkpoint was given twice."""
+    seen: dict[str, str] = {}
+    for trained in candidates:
+        path = trained.description["checkpoint"]
+        sha256 = trained.description["sha256"]
+        if sha256 in seen:
+            raise UserError(f"--ckpt_name {path}: the same as {seen[sha256]}; give each one once")
+        seen[sha256] = path
 
 
 def check_can_be_named(trained: Trained, named: bool) -> None:

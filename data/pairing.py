@@ -135,22 +135,27 @@ def read_names(file: Path) -> list[str]:
     """The file names in a published list, without their folders.
 
     Raises:
-        UserError: the list is missing, is no text, or names no image.
+        UserError: the list is missing, empty or no text, or a line is not an image's name.
     """
     if not file.is_file():
         raise UserError(f"{file}: no such list; give one that is, or none to use every image")
     try:
-        lines = map(str.strip, file.read_text(encoding="utf-8-sig").splitlines())
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise UserError(
             f"{file}: not a text file; expected a list with an image's name in each line"
         ) from error
-    names = [line.rsplit("/", 1)[-1] for line in lines if line]
-    if not any(Path(name).suffix.lower() in EXTENSIONS for name in names):
-        raise UserError(
-            f"{file}: names no image; expected a list with an image's name in each line, such as "
-            "00001.png"
-        )
+    names = []
+    for number, line in enumerate(lines, start=1):
+        found = [word for word in line.split() if Path(word).suffix.lower() in EXTENSIONS]
+        if line.strip() and len(found) != 1:
+            raise UserError(
+                f"{file}: line {number} is {line.strip():.60}; expected an image's name in each "
+                "line and nothing else, such as 00001.png"
+            )
+        names += [line.strip().rsplit("/", 1)[-1]] if found else []
+    if not names:
+        raise UserError(f"{file}: empty; expected an image's name in each line, such as 00001.png")
     return names
 
 

@@ -159,7 +159,9 @@ def _load_ours(path: Path, content: dict[str, Any], arguments: dict[str, Any]) -
 def _load_published(path: Path, content: Any, network: str) -> Trained:
     try:
         for wrapper in WRAPPERS:
-            content = content.get(wrapper, content)
+            content = content.get(wrapper, content) if isinstance(content, dict) else content
+        if not isinstance(content, dict):
+            raise TypeError(f"a {type(content).__name__} in place of named weights")
         found = {WRAPPING_MODULES.sub("", name): value for name, value in content.items()}
         weights = {name: value for name, value in found.items() if isinstance(value, Tensor)}
         arguments = BASELINES[network].published_arguments(weights)

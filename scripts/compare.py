@@ -28,7 +28,6 @@ from typing import Any, NamedTuple
 import torch
 
 from data.degradations import DEGRADATIONS, TASKS
-from data.pairing import find_data_sets
 from data.protocols import PROTOCOLS
 from net import NETWORKS, RestorationNetwork
 from net.checkpoint import read_checkpoint
@@ -39,6 +38,7 @@ from options import (
     Parser,
     add_test_flags,
     add_training_flags,
+    find_in_folder,
     natural,
     network_arguments,
     positive_float,
@@ -230,16 +230,15 @@ def check(options: Namespace, contestants: Sequence[Contestant]) -> None:
             if entry.name in contestant.options.de_type
         }
         folder = getattr(options, f"{task.name}_dir")
-        if task.name in trained and not find_data_sets(folder, task):
+        if task.name in trained and not find_in_folder(options, f"{task.name}_dir", task):
             raise UserError(
                 f"--{task.name}_dir {folder}: no training images to {task.name}; put them there, "
                 "or train others with --de_type after --"
             )
-    folders = {task: getattr(options, f"{task.name}_path") for task in TASKS}
-    if not any(find_data_sets(folder, task) for task, folder in folders.items()):
+    if not any([find_in_folder(options, f"{task.name}_path", task) for task in TASKS]):
         raise UserError(
-            f"no test images in {', '.join(map(str, folders.values()))}; put them there, or give "
-            "--denoise_path, --derain_path or --dehaze_path"
+            "no test images in test/; put them there, or give --denoise_path, --derain_path or "
+            "--dehaze_path"
         )
 
 

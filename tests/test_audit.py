@@ -217,9 +217,11 @@ def test_mistakes_of_the_user(fails, tmp_path):
     assert "no such list" in fails("scripts/audit", "--lists", tmp_path / "no.txt")
     write_image(tmp_path / "picture.png", GREY)
     assert "not a text file" in fails("scripts/audit", "--lists", tmp_path / "picture.png")
-    for text in ("\n", "Dear reader,\nthese are no images.\n"):
+    for text in ("\n", "1.png\nDear reader,\n", "train/100075.jpg <- 1.png\n"):
         (tmp_path / "text.txt").write_text(text)
-        assert "names no image" in fails("scripts/audit", "--lists", tmp_path / "text.txt")
+        assert "expected an image's name" in fails(
+            "scripts/audit", "--lists", tmp_path / "text.txt"
+        )
 
 
 @pytest.mark.parametrize("flag", ["--denoise_dir", "--dehaze_path"])

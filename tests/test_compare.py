@@ -202,13 +202,8 @@ def test_plan_of_another_comparison_is_refused(command, fails, tmp_path):
         (("promptir",), (), ("--text", "learned"), "promptir: --text learned: promptir has no"),
         (("promptir",), (), ("--network", "restormer"), "--network: set by the comparison"),
         (("promptir",), ("--knowledge", "blind", "blind"), (), "blind is there 2 times"),
-        (("promptir",), ("--derain_dir", "nowhere"), (), "no training images to derain"),
-        (
-            ("promptir",),
-            [f"--{task}_path=nowhere" for task in ("denoise", "derain", "dehaze")],
-            (),
-            "no test images in nowhere",
-        ),
+        (("promptir",), ("--derain_dir", "nowhere"), (), "--derain_dir nowhere: no such folder"),
+        (("promptir",), ("--derain_path", "nowhere"), (), "--derain_path nowhere: no such"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_first(

@@ -133,7 +133,7 @@ def test_published_lists(tmp_path):
     with pytest.raises(UserError, match=r"1 images .*missing\.png"):
         read_list(file, data_set.pairs)
     file.write_bytes(b"\n\n")
-    with pytest.raises(UserError, match="names no image"):
+    with pytest.raises(UserError, match="expected an image's name"):
         read_list(file, data_set.pairs)
 
 

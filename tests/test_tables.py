@@ -252,6 +252,11 @@ def test_several_checkpoints_make_one_table(run_script, checkpoints, test_flags,
         assert picture.size[0] == 1200
 
 
+def test_a_checkpoint_given_twice_is_refused(fails, checkpoints, test_flags):
+    flags = ["--ckpt_name", checkpoints[0], checkpoints[1], checkpoints[0]]
+    assert "give each one once" in fails("test", *test_flags, *flags)
+
+
 def test_table_of_files_that_are_none(fails, tmp_path):
     (tmp_path / "results.json").write_text("{}")
     assert "no 'method' in it" in fails("scripts/table", tmp_path)
