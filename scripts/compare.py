@@ -235,7 +235,8 @@ def check(options: Namespace, contestants: Sequence[Contestant]) -> None:
                 f"--{task.name}_dir {folder}: no training images to {task.name}; put them there, "
                 "or train others with --de_type after --"
             )
-    if not any([find_in_folder(options, f"{task.name}_path", task) for task in TASKS]):
+    tests = [find_in_folder(options, f"{task.name}_path", task) for task in TASKS]
+    if not any(tests):
         raise UserError(
             "no test images in test/; put them there, or give --denoise_path, --derain_path or "
             "--dehaze_path"
