@@ -26,6 +26,8 @@ class SMAM(nn.Module):
     Shape: (B, C, H, W) -> (B, C, H, W).
     """
 
+    radius = 1  # of the pixels that one output depends on, beside the strips
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.channels = channels
@@ -38,19 +40,46 @@ class SMAM(nn.Module):
         self.project_out = nn.Conv2d(3 * channels, channels, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        project_local, project_global = self.project_out.weight.split(
+        return self.compute(x, *self.strips(x), *self.prepare())
+
+    def strips(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What the gate takes from the whole image: (B, 3C, H, 1) and (B, 3C, 1, W)."""
+        rows = self.strip_rows(x.mean(dim=3, keepdim=True))
+        columns = self.strip_columns(x.mean(dim=2, keepdim=True))
+        # the bias is added once, with the columns
+        return F.conv2d(rows, self.strip_mix.weight), self.strip_mix(columns)
+
+    def prepare(self) -> tuple[Tensor, ...]:
+        """The weights as `compute` takes them."""
+        local, project_global = self.project_out.weight.split(
             [2 * self.channels, self.channels], dim=1
         )
+        local = local[:, :, 0, 0]  # (C, 2C)
+        return (
+            self.strip_gate.weight,
+            self.strip_gate.bias,
+            self.local_in.weight,
+            self.local_in.bias,
+            torch.einsum("om,mihw->oihw", local, self.local_out.weight),
+            torch.mv(local, self.local_out.bias),
+            project_global,
+        )
 
-        rows = self.strip_rows(x.mean(dim=3, keepdim=True))  # (B, 3C, H, 1)
-        columns = self.strip_columns(x.mean(dim=2, keepdim=True))  # (B, 3C, 1, W)
-        rows = F.conv2d(rows, self.strip_mix.weight)  # the bias is added once, with the columns
-        columns = self.strip_mix(columns)
-        gate = self.strip_gate(F.relu(rows + columns)).sigmoid()  # (B, C, H, W)
-
-        project_local = project_local[:, :, 0, 0]  # (C, 2C)
-        kernel = torch.einsum("om,mihw->oihw", project_local, self.local_out.weight)
-        bias = torch.mv(project_local, self.local_out.bias)
-        local = F.conv2d(F.relu(self.local_in(x)), kernel, bias, padding=1)  # (B, C, H, W)
-
+    @staticmethod
+    def compute(
+        x: Tensor,
+        rows: Tensor,
+        columns: Tensor,
+        gate_weight: Tensor,
+        gate_bias: Tensor,
+        local_in_weight: Tensor,
+        local_in_bias: Tensor,
+        local_out_weight: Tensor,
+        local_out_bias: Tensor,
+        project_global: Tensor,
+    ) -> Tensor:
+        """The function, from strips and from weights in the order of `prepare`."""
+        gate = F.conv2d((rows + columns).relu_(), gate_weight, gate_bias).sigmoid()  # (B, C, H, W)
+        local = F.conv2d(x, local_in_weight, local_in_bias).relu_()  # (B, 2C, H, W)
+        local = F.conv2d(local, local_out_weight, local_out_bias, padding=1)  # (B, C, H, W)
         return local + F.conv2d(gate * x, project_global)

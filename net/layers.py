@@ -15,6 +15,9 @@ from torch.nn import functional as F
 
 from net.attention import SMAM
 from net.feedforward import FFN
+from net.windows import in_windows
+
+EPSILON = 1e-5
 
 
 class ChannelLayerNorm(nn.LayerNorm):
@@ -23,10 +26,18 @@ class ChannelLayerNorm(nn.LayerNorm):
     Shape: (B, C, H, W) -> (B, C, H, W).
     """
 
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, eps=EPSILON)
+
     def forward(self, x: Tensor) -> Tensor:
-        x = x.permute(0, 2, 3, 1)  # (B, H, W, C)
-        x = super().forward(x)
-        return x.permute(0, 3, 1, 2)
+        return normalise(x, self.weight, self.bias)
+
+
+def normalise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """What `ChannelLayerNorm` computes."""
+    x = x.permute(0, 2, 3, 1)  # (B, H, W, C)
+    x = F.layer_norm(x, weight.shape, weight, bias, EPSILON)
+    return x.permute(0, 3, 1, 2)
 
 
 class TransformerBlock(nn.Module):
@@ -45,8 +56,32 @@ class TransformerBlock(nn.Module):
         self.feedforward = FFN(channels, expansion)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attention(self.attention_norm(x))
-        return x + self.feedforward(self.feedforward_norm(x))
+        if isinstance(self.attention, SMAM):
+            x = in_windows(
+                _attend,
+                x,
+                strips=self.attention.strips(self.attention_norm(x)),
+                weights=(*self.attention_norm.parameters(), *self.attention.prepare()),
+                radius=SMAM.radius,
+                channels=3 * self.attention.channels,
+            )
+        else:
+            x = x + self.attention(self.attention_norm(x))
+        return in_windows(
+            _feed_forward,
+            x,
+            weights=(*self.feedforward_norm.parameters(), *self.feedforward.prepare()),
+            radius=FFN.radius,
+            channels=self.feedforward.project_in.out_channels,
+        )
+
+
+def _attend(x, rows, columns, norm_weight, norm_bias, *weights) -> Tensor:
+    return x + SMAM.compute(normalise(x, norm_weight, norm_bias), rows, columns, *weights)
+
+
+def _feed_forward(x, norm_weight, norm_bias, *weights) -> Tensor:
+    return x + FFN.compute(normalise(x, norm_weight, norm_bias), *weights)
 
 
 class Downsample(nn.Module):

@@ -1,0 +1,112 @@
+"""What makes the network fast leaves its function, its gradients and its training alone."""
+
+import copy
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+import net.windows
+from net import AMPromptIR
+from net.depthwise import depthwise
+from net.layers import TransformerBlock
+from net.windows import in_windows
+from tests.straightforward import Straightforward, transformer_block
+from utils.losses import restoration_loss
+
+
+def build(name="tiny", **changes):
+    """A network whose last convolution is not zero."""
+    torch.manual_seed(0)
+    net = AMPromptIR(**{**AMPromptIR.configurations[name], "text": "learned", **changes})
+    torch.nn.init.normal_(net.output.weight, std=0.02)
+    return net
+
+
+@pytest.mark.parametrize("name", ["tiny", "paper"])
+def test_the_function_is_the_straightforward_one(name):
+    net = build(name)
+    image = torch.rand(2, 3, 72, 104)
+    with torch.inference_mode():
+        assert (net(image) - Straightforward(net)(image)).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("size", [(1, 61, 40), (3, 24, 17), (5, 8, 8), (2, 1, 90)])
+@pytest.mark.parametrize("expansion", [2.66, 3.0])  # an odd and an even number of hidden channels
+def test_windows_change_neither_result_nor_gradients(size, expansion, monkeypatch):
+    monkeypatch.setattr(net.windows, "WINDOW_BYTES", 10_000)
+    torch.manual_seed(0)
+    block = TransformerBlock(8, expansion).double()
+    batch, height, width = size
+    x = torch.randn(batch, 8, height, width, dtype=torch.float64, requires_grad=True)
+    assert len(list(net.windows._windows(x.shape, 4, 42))) > 1
+    weights = torch.randn_like(x)
+    expected = transformer_block(x, block)
+    result = block(x)
+    assert torch.allclose(result, expected, rtol=0, atol=1e-12)
+    leaves = [x, *block.parameters()]
+    for found, right in zip(
+        torch.autograd.grad((result * weights).sum(), leaves),
+        torch.autograd.grad((expected * weights).sum(), leaves),
+        strict=True,
+    ):
+        assert torch.allclose(found, right, rtol=1e-9, atol=1e-11)
+
+
+def test_a_function_is_only_called_where_windows_do_not_pay(monkeypatch):
+    calls = []
+
+    def function(x, weight):
+        calls.append(x.shape)
+        return x * weight
+
+    x, weight = torch.rand(1, 4, 64, 64), torch.rand(1)
+    in_windows(function, x, weights=(weight,), radius=1, channels=4)
+    assert len(calls) == 1
+    monkeypatch.setattr(net.windows, "WINDOW_BYTES", 4 * 4 * 40 * 40)
+    with torch.autocast("cpu", torch.bfloat16):
+        in_windows(function, x, weights=(weight,), radius=1, channels=4)
+    in_windows(function, x.to("meta"), weights=(weight.to("meta"),), radius=1, channels=4)
+    assert len(calls) == 3
+    in_windows(function, x, weights=(weight,), radius=1, channels=4)
+    assert len(calls) == 3 + 4
+
+
+@pytest.mark.parametrize("size", [3, 5])
+def test_gradients_of_a_depthwise_convolution(size):
+    torch.manual_seed(0)
+    x = torch.randn(2, 6, 9, 12, dtype=torch.float64, requires_grad=True)
+    kernel = torch.randn(6, 1, size, size, dtype=torch.float64, requires_grad=True)
+    weights = torch.randn_like(x)
+    expected = F.conv2d(x, kernel, padding=size // 2, groups=6)
+    result = depthwise(x, kernel)
+    assert torch.equal(result, expected)
+    for found, right in zip(
+        torch.autograd.grad((result * weights).sum(), [x, kernel]),
+        torch.autograd.grad((expected * weights).sum(), [x, kernel]),
+        strict=True,
+    ):
+        assert torch.allclose(found, right, rtol=1e-12, atol=1e-12)
+
+
+def test_training_goes_as_with_the_straightforward_network(monkeypatch):
+    """The first 20 losses from one seed."""
+    monkeypatch.setattr(net.windows, "WINDOW_BYTES", 200_000)
+    fast = build()
+    slow = Straightforward(copy.deepcopy(fast))
+    losses = []
+    for network in (fast, slow):
+        generator = torch.Generator().manual_seed(0)
+        optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
+        losses.append([])
+        for _ in range(20):
+            clean = torch.rand(2, 3, 32, 32, generator=generator)
+            noise = torch.randn(2, 3, 32, 32, generator=generator)
+            loss = restoration_loss(network(clean + 0.1 * noise), clean, 0.01)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses[-1].append(loss.item())
+    assert losses[0][-1] < losses[0][0]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    assert losses[0][:5] == pytest.approx(losses[1][:5], rel=1e-5)
