@@ -9,8 +9,10 @@ Shapes: B batch, C channels, H x W pixels, K degradations, E text-embedding widt
 import torch
 from torch import Tensor, nn
 
+from net.contract import RestorationNetwork
 
-class Straightforward(nn.Module):
+
+class Straightforward(RestorationNetwork):
     """The published function of an `AMPromptIR`, on its parameters."""
 
     def __init__(self, net: nn.Module) -> None:

@@ -1,6 +1,7 @@
 """What makes the network fast leaves its function, its gradients and its training alone."""
 
 import copy
+import json
 
 import pytest
 import torch
@@ -110,3 +111,22 @@ def test_training_goes_as_with_the_straightforward_network(monkeypatch):
     assert losses[0][-1] < losses[0][0]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
     assert losses[0][:5] == pytest.approx(losses[1][:5], rel=1e-5)
+
+
+def test_the_benchmark_says_what_it_measured(run_script):
+    flags = "--configuration tiny --sizes 40 64x48 --rounds 1 --batch_size 1 --patch_size 16"
+    result = run_script("scripts/benchmark", *flags.split(), "--cuda", -1)
+    assert result.code == 0, result.err
+    report = json.loads(result.out.splitlines()[-1])
+    networks = {"am_promptir", "straightforward", "promptir", "restormer"}
+    for key in ("parameters", "macs", "training_seconds", "moved_bytes", "peak_bytes"):
+        assert set(report[key]) == networks
+    assert list(report["inference_seconds"]) == ["40", "64x48"]
+    assert report["macs"]["am_promptir"] < report["macs"]["straightforward"]
+    assert report["moved_bytes"]["am_promptir"] > 2 * 4 * 3 * 64 * 48
+    assert report["largest_difference"] < 1e-5
+
+
+@pytest.mark.parametrize("size", ["0", "64x", "ax3", "1x2x3", "-8"])
+def test_sizes_of_the_benchmark(size, fails):
+    assert "expected pixels a side" in fails("scripts/benchmark", f"--sizes={size}")
