@@ -142,6 +142,12 @@ def train_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--precision", choices=PRECISIONS, default="auto", help="auto: bf16 where the GPU has it"
     )
 
+    group.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile the network (torch.compile): the first steps take minutes; meant for GPUs",
+    )
+
     group = parser.add_argument_group("checkpoints and logs")
     group.add_argument(
         "--ckpt_dir", type=Path, default=Path("ckpt"), help="folder of the run: last.ckpt, ..."

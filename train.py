@@ -83,6 +83,8 @@ def main() -> int:
             write_whole(best, lambda file: file.write(start.read_bytes()))
         return 0
 
+    if options.compile:
+        restorer.net.compile()
     trainer = make_trainer(options, machine, plan, last, best, bool(len(validation_set)))
     if trainer.world_size != machine.num_processes:
         raise UserError(

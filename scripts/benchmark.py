@@ -19,10 +19,8 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import psutil
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -36,13 +34,12 @@ from utils.devices import choose_device
 from utils.errors import run
 from utils.inference import restore
 from utils.tables import format_markdown
-from utils.timing import make_training_step, time_in_turns
+from utils.timing import make_training_step, peak_memory, time_in_turns
 
 OURS, ORACLE = "am_promptir", "straightforward"
 SIZES = ("128", "256", "481x321", "512")
 MATRIX = 2048  # a side, of the matrices that show the machine's rate of arithmetic
 COPIED = 2**26  # values, of the array that shows its bandwidth
-SAMPLING_SECONDS = 0.001
 TOLERANCE = 1e-5  # between our output and the straightforward one
 
 
@@ -226,16 +223,7 @@ def peak_of_process(name: str, configuration: str, size: str) -> int:
     cpu = torch.device("cpu")
     image = make_image(size, cpu)
     restore(net, make_image("64", cpu))
-    process = psutil.Process()
-    before = process.memory_info().rss
-    with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(restore, net, image)
-        peak = before
-        while not running.done():
-            peak = max(peak, process.memory_info().rss)
-            time.sleep(SAMPLING_SECONDS)
-        running.result()
-    return peak - before
+    return peak_memory(lambda: restore(net, image))
 
 
 class _MovedBytes(TorchDispatchMode):

@@ -64,7 +64,8 @@ SET_HERE = (  # flags of train.py that a training cannot be given
     *("ckpt_dir", "resume", "val_every"),
 )
 MAY_CHANGE = (  # without making it another comparison
-    *("num_gpus", "num_nodes", "cuda", "num_workers", "save_every", "wblogger", "tensorboard"),
+    *("num_gpus", "num_nodes", "cuda", "compile", "num_workers"),
+    *("save_every", "wblogger", "tensorboard"),
     *SET_HERE,
 )
 

@@ -130,3 +130,19 @@ def test_the_benchmark_says_what_it_measured(run_script):
 @pytest.mark.parametrize("size", ["0", "64x", "ax3", "1x2x3", "-8"])
 def test_sizes_of_the_benchmark(size, fails):
     assert "expected pixels a side" in fails("scripts/benchmark", f"--sizes={size}")
+
+
+def test_a_traced_network_computes_the_same():
+    """What torch.compile traces, without the code generation, which needs a compiler."""
+    net = build()
+    traced = copy.deepcopy(net)
+    traced.compile(backend="aot_eager")
+    image = torch.rand(1, 3, 32, 40)
+    outputs = [network(image) for network in (net, traced)]
+    assert torch.allclose(*outputs, atol=1e-5)
+    gradients = [
+        torch.autograd.grad(output.square().mean(), list(network.parameters()))
+        for output, network in zip(outputs, (net, traced), strict=True)
+    ]
+    for plain, compiled in zip(*gradients, strict=True):
+        assert torch.allclose(plain, compiled, rtol=1e-3, atol=1e-6)

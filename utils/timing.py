@@ -1,13 +1,17 @@
-"""Timing alternatives against each other on a machine that is shared and noisy."""
+"""Time and memory of alternatives, on a machine that is shared and noisy."""
 
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
+import psutil
 import torch
 from torch import nn
 
 from utils.losses import restoration_loss
+
+SAMPLING_SECONDS = 0.001
 
 
 def time_in_turns(steps: Sequence[Callable[[], object]], rounds: int) -> list[float]:
@@ -20,6 +24,19 @@ def time_in_turns(steps: Sequence[Callable[[], object]], rounds: int) -> list[fl
             if round_number:
                 times.append(time.perf_counter() - start)
     return [statistics.median(times) for times in taken]
+
+
+def peak_memory(function: Callable[[], object]) -> int:
+    """What a function adds to the process's resident memory at its peak, in bytes (sampled)."""
+    process = psutil.Process()
+    before = peak = process.memory_info().rss
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(function)
+        while not running.done():
+            peak = max(peak, process.memory_info().rss)
+            time.sleep(SAMPLING_SECONDS)
+        running.result()
+    return peak - before
 
 
 def make_training_step(

@@ -1,0 +1,71 @@
+"""Time and memory against the size of the image: python -m scripts.benchmark_size
+
+Restores square images with automatic tiles, in the free memory there is or in `--memory_gb`. The
+last line is JSON.
+"""
+
+import json
+import math
+import time
+
+import torch
+
+import utils.inference
+from net import AMPromptIR
+from options import Parser, positive_float
+from utils.errors import run
+from utils.inference import automatic_tile, restore
+from utils.tables import format_markdown
+from utils.timing import peak_memory
+
+MEGAPIXELS = (0.1, 0.4, 1.5, 6.0, 24.0)
+
+
+def main() -> int:
+    parser = Parser("Time and memory against the size of the image.")
+    parser.add_argument(
+        "--configuration", choices=AMPromptIR.configurations, default="small", help="of the network"
+    )
+    parser.add_argument(
+        "--megapixels", nargs="+", type=positive_float, default=MEGAPIXELS, help="sizes"
+    )
+    parser.add_argument("--memory_gb", type=positive_float, help="free memory to assume")
+    options = parser.parse_args()
+    if options.memory_gb:
+        utils.inference.free_memory = lambda device: int(options.memory_gb * 2**30)
+
+    torch.manual_seed(0)
+    net = AMPromptIR(**AMPromptIR.configurations[options.configuration], text="learned").eval()
+    cpu = torch.device("cpu")
+    restore(net, torch.rand(3, 64, 64))
+    measured = []
+    for megapixels in options.megapixels:
+        side = round(math.sqrt(megapixels * 1e6))
+        image = torch.rand(3, side, side)
+        tile = automatic_tile(net, side, side, cpu)
+        start = time.process_time()
+        peak = peak_memory(lambda image=image, tile=tile: restore(net, image, tile=tile))
+        seconds = time.process_time() - start
+        measured.append(
+            {"megapixels": side * side / 1e6, "tile": tile, "cpu_seconds": seconds, "peak": peak}
+        )
+        print(f"{megapixels} megapixels: {seconds:.1f} s of CPU", flush=True)
+
+    rows = [
+        (
+            f"{entry['megapixels']:.2f}",
+            str(entry["tile"] or "whole"),
+            f"{entry['cpu_seconds']:.1f}",
+            f"{entry['cpu_seconds'] / entry['megapixels']:.2f}",
+            f"{entry['peak'] / 2**20:.0f}",
+        )
+        for entry in measured
+    ]
+    headers = ("megapixels", "tile", "s of CPU", "s a megapixel", "peak beyond weights, MiB")
+    print(f"\n{options.configuration}\n\n{format_markdown(headers, rows)}")
+    print(json.dumps(measured))
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
