@@ -110,6 +110,12 @@ def train_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default=min(16, os.cpu_count() or 1),
         help="processes that load images",
     )
+    group.add_argument(
+        "--cache_gb",
+        type=weight,
+        default=4.0,
+        help="GB (1e9 bytes) a GPU for decoded images, which its workers share; 0: decode each time",
+    )
 
     group = parser.add_argument_group("optimization")
     group.add_argument("--epochs", type=positive, default=120, help="length of the run")

@@ -24,7 +24,14 @@ from lightning.pytorch.strategies import DDPStrategy
 from data.datasets import BALANCES, TrainingSet, ValidationSet, split
 from data.degradations import DEGRADATION_NAMES, DEGRADATIONS, TASKS
 from data.loaders import make_loaders
-from data.pairing import Pair, check_sizes, describe_layout, find_data_sets, read_list
+from data.pairing import (
+    Pair,
+    check_sizes,
+    describe_layout,
+    find_data_sets,
+    read_list,
+    read_sizes,
+)
 from data.scenes import TEST_SCENES, describe_overlaps, leave_out
 from net import AMPromptIR
 from net.checkpoint import read_checkpoint
@@ -68,9 +75,16 @@ def main() -> int:
     last, best = options.ckpt_dir / "last.ckpt", options.ckpt_dir / "best.ckpt"
     start = find_start(options, last, best)
     machine = choose_machine(options.num_gpus, options.num_nodes, options.cuda, options.precision)
-    training, validation = find_pairs(options)
+    training, validation, sizes = find_pairs(options)
 
-    training_set = TrainingSet(training, options.patch_size, options.seed, options.balance)
+    training_set = TrainingSet(
+        training,
+        options.patch_size,
+        options.seed,
+        options.balance,
+        sizes,
+        cache_bytes=1e9 * options.cache_gb,
+    )
     validation_set = ValidationSet(validation, options.seed)
     plan = make_plan(options, machine, training_set)
     if start:
@@ -102,6 +116,7 @@ def main() -> int:
     )
     if trainer.is_global_zero:
         print(describe(restorer, training, validation, machine, first_step))
+        print(describe_cache(training_set, options.cache_gb))
     try:
         trainer.fit(restorer, *loaders, ckpt_path=start, weights_only=True)
     except Interrupted as stop:
@@ -238,9 +253,11 @@ def find_start(options: Namespace, last: Path, best: Path) -> Path | None:
     return start
 
 
-def find_pairs(options: Namespace) -> tuple[dict[str, list[Pair]], dict[str, list[Pair]]]:
-    """Training and held-out pairs of each degradation to train."""
-    training, validation = {}, {}
+def find_pairs(
+    options: Namespace,
+) -> tuple[dict[str, list[Pair]], dict[str, list[Pair]], dict[Path, tuple[int, int]]]:
+    """Training and held-out pairs of each degradation to train, and the sizes of all images."""
+    training, validation, sizes = {}, {}, {}
     small, num_images = [], 0
     wanted = [entry for entry in DEGRADATIONS if entry.name in options.de_type]
     for task in TASKS:
@@ -259,7 +276,8 @@ def find_pairs(options: Namespace) -> tuple[dict[str, list[Pair]], dict[str, lis
         if options.data_file_dir:
             pairs = read_list(options.data_file_dir / task.list_file, pairs)
         pairs = check_test_scenes(pairs, task.name, options.exclude_test_scenes)
-        small += check_sizes(pairs, options.patch_size)
+        sizes |= read_sizes(pairs)
+        small += check_sizes(pairs, sizes, options.patch_size)
         num_images += len(pairs)
         kept, held_out = split(pairs, options.val_images)
         for entry in entries:
@@ -270,7 +288,7 @@ def find_pairs(options: Namespace) -> tuple[dict[str, list[Pair]], dict[str, lis
             f"{options.patch_size} pixels and are padded by reflection (first: {small[0]})",
             stacklevel=1,
         )
-    return training, validation
+    return training, validation, sizes
 
 
 def check_test_scenes(pairs: list[Pair], task: str, exclude: bool) -> list[Pair]:
@@ -375,6 +393,18 @@ def describe(
 
 def quieten_libraries() -> None:
     """Keep from the user what only concerns Lightning, and what another process has said."""
+def describe_cache(training_set: TrainingSet, cache_gb: float) -> str:
+    """How many images will be decoded only once."""
+    kept, all_images = len(training_set.cache), training_set.num_images
+    gigabytes = f"{training_set.cache.num_bytes / 1e9:.2g} GB"
+    if kept == all_images:
+        return f"decoded once and kept in memory: all {kept} images, {gigabytes}"
+    return (
+        f"decoded once and kept in memory: {kept} of {all_images} images, {gigabytes}; the others "
+        f"each time (--cache_gb {cache_gb:g})"
+    )
+
+
     if any(os.environ.get(name, "0") != "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID")):
         warnings.simplefilter("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
