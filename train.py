@@ -109,7 +109,7 @@ def main() -> int:
         validation_set,
         batch_size=options.batch_size,
         num_workers=options.num_workers,
-        steps=range(first_step, plan.total_steps),
+        batches=range(first_step * options.accumulate, plan.total_steps * options.accumulate),
         pin_memory=machine.accelerator == "cuda",
         rank=trainer.global_rank,
         num_processes=trainer.world_size,
@@ -130,7 +130,7 @@ def main() -> int:
 
 def make_plan(options: Namespace, machine: Machine, training_set: TrainingSet) -> Plan:
     """How many samples and steps the flags come to."""
-    samples_per_step = options.batch_size * machine.num_processes
+    samples_per_step = options.batch_size * machine.num_processes * options.accumulate
     steps_per_epoch = math.ceil(training_set.epoch_samples / samples_per_step)
     total_steps = options.epochs * steps_per_epoch
     return Plan(
@@ -214,7 +214,9 @@ def make_trainer(
         precision=machine.precision,
         max_epochs=1,  # one long epoch: the stream runs through the published ones
         max_steps=plan.total_steps,
-        val_check_interval=min(options.val_every or plan.steps_per_epoch, plan.total_steps),
+        accumulate_grad_batches=options.accumulate,
+        val_check_interval=options.accumulate  # in batches
+        * min(options.val_every or plan.steps_per_epoch, plan.total_steps),
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         log_every_n_steps=min(50, plan.total_steps),
@@ -391,8 +393,6 @@ def describe(
     return "\n".join(lines)
 
 
-def quieten_libraries() -> None:
-    """Keep from the user what only concerns Lightning, and what another process has said."""
 def describe_cache(training_set: TrainingSet, cache_gb: float) -> str:
     """How many images will be decoded only once."""
     kept, all_images = len(training_set.cache), training_set.num_images
@@ -405,6 +405,8 @@ def describe_cache(training_set: TrainingSet, cache_gb: float) -> str:
     )
 
 
+def quieten_libraries() -> None:
+    """Keep from the user what only concerns Lightning, and what another process has said."""
     if any(os.environ.get(name, "0") != "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID")):
         warnings.simplefilter("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)

@@ -127,25 +127,26 @@ class TrainingSet(Dataset):
 
 
 class TrainingStream(Sampler[int]):
-    """Positions in a `TrainingSet`, for one process, from a step to the end of the run.
+    """Positions in a `TrainingSet`, for one process, from a batch to the end of the run.
 
-    A step takes batch_size * num_processes consecutive positions. The length is that of the whole
-    run, whatever the first step (the trainer counts those done before it), and one step more: the
-    run ends by its number of steps, and no batch is noted as the last, so it can be extended.
+    Batch n of all processes takes batch_size * num_processes consecutive positions, and a step one
+    or several batches (`--accumulate`). The length is that of the whole run, whatever the first
+    batch (the trainer counts those done before it), and one batch more: the run ends by its number
+    of steps, and no batch is noted as the last, so it can be extended.
     """
 
-    def __init__(self, steps: range, batch_size: int, rank: int, num_processes: int) -> None:
-        self.steps = steps
+    def __init__(self, batches: range, batch_size: int, rank: int, num_processes: int) -> None:
+        self.batches = batches
         self.batch_size = batch_size
         self.rank = rank
         self.num_processes = num_processes
 
     def __len__(self) -> int:
-        return (self.steps.stop + 1) * self.batch_size
+        return (self.batches.stop + 1) * self.batch_size
 
     def __iter__(self) -> Iterator[int]:
-        for step in self.steps:
-            first = (step * self.num_processes + self.rank) * self.batch_size
+        for batch in self.batches:
+            first = (batch * self.num_processes + self.rank) * self.batch_size
             yield from range(first, first + self.batch_size)
 
 
