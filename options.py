@@ -110,12 +110,21 @@ def train_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default=min(16, os.cpu_count() or 1),
         help="processes that load images",
     )
+    group.add_argument(
+        "--cache_gb",
+        type=weight,
+        default=4.0,
+        help="GB (1e9 bytes) a GPU for decoded images that its workers share; 0: decode each time",
+    )
 
     group = parser.add_argument_group("optimization")
     group.add_argument("--epochs", type=positive, default=120, help="length of the run")
     group.add_argument("--max_steps", type=positive, help="end after so many optimizer steps")
     group.add_argument("--max_minutes", type=positive_float, help="end after so much time")
-    group.add_argument("--batch_size", type=positive, default=18, help="patches a step and GPU")
+    group.add_argument("--batch_size", type=positive, default=18, help="patches a batch and GPU")
+    group.add_argument(
+        "--accumulate", type=positive, default=1, help="batches whose gradients make one step"
+    )
     group.add_argument("--lr", type=positive_float, default=2e-4, help="peak learning rate")
     group.add_argument(
         "--schedule",

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from data.datasets import Sample
 from data.degradations import ALL_TASKS_MODE, TASKS, Task, of_task
-from data.pairing import DataSet, Pair, check_sizes, describe_layout
+from data.pairing import DataSet, Pair, check_sizes, describe_layout, read_sizes
 from data.protocols import PAPER_NOISE_SEED, iterate_test_set
 from net.checkpoint import Trained, load_network
 from options import find_in_folder, test_options
@@ -120,7 +120,7 @@ def find_test_sets(options: Namespace) -> tuple[list[tuple[Task, DataSet]], list
         folder = getattr(options, f"{task.name}_path")
         data_sets = find_in_folder(options, f"{task.name}_path", task)
         for data_set in data_sets:
-            check_sizes(data_set.pairs, smallest=SSIM_WINDOW)
+            check_sizes(data_set.pairs, read_sizes(data_set.pairs), smallest=SSIM_WINDOW)
             check_names(data_set)
         if not data_sets:
             left_out.append(task.name)

@@ -24,7 +24,14 @@ from lightning.pytorch.strategies import DDPStrategy
 from data.datasets import BALANCES, TrainingSet, ValidationSet, split
 from data.degradations import DEGRADATION_NAMES, DEGRADATIONS, TASKS
 from data.loaders import make_loaders
-from data.pairing import Pair, check_sizes, describe_layout, find_data_sets, read_list
+from data.pairing import (
+    Pair,
+    check_sizes,
+    describe_layout,
+    find_data_sets,
+    read_list,
+    read_sizes,
+)
 from data.scenes import TEST_SCENES, describe_overlaps, leave_out
 from net import AMPromptIR
 from net.checkpoint import read_checkpoint
@@ -68,9 +75,16 @@ def main() -> int:
     last, best = options.ckpt_dir / "last.ckpt", options.ckpt_dir / "best.ckpt"
     start = find_start(options, last, best)
     machine = choose_machine(options.num_gpus, options.num_nodes, options.cuda, options.precision)
-    training, validation = find_pairs(options)
+    training, validation, sizes = find_pairs(options)
 
-    training_set = TrainingSet(training, options.patch_size, options.seed, options.balance)
+    training_set = TrainingSet(
+        training,
+        options.patch_size,
+        options.seed,
+        options.balance,
+        sizes,
+        cache_bytes=1e9 * options.cache_gb,
+    )
     validation_set = ValidationSet(validation, options.seed)
     plan = make_plan(options, machine, training_set)
     if start:
@@ -97,13 +111,14 @@ def main() -> int:
         validation_set,
         batch_size=options.batch_size,
         num_workers=options.num_workers,
-        steps=range(first_step, plan.total_steps),
+        batches=range(first_step * options.accumulate, plan.total_steps * options.accumulate),
         pin_memory=machine.accelerator == "cuda",
         rank=trainer.global_rank,
         num_processes=trainer.world_size,
     )
     if trainer.is_global_zero:
         print(describe(restorer, training, validation, machine, first_step))
+        print(describe_cache(training_set, options.cache_gb))
     try:
         trainer.fit(restorer, *loaders, ckpt_path=start, weights_only=True)
     except Interrupted as stop:
@@ -117,7 +132,7 @@ def main() -> int:
 
 def make_plan(options: Namespace, machine: Machine, training_set: TrainingSet) -> Plan:
     """How many samples and steps the flags come to."""
-    samples_per_step = options.batch_size * machine.num_processes
+    samples_per_step = options.batch_size * machine.num_processes * options.accumulate
     steps_per_epoch = math.ceil(training_set.epoch_samples / samples_per_step)
     total_steps = options.epochs * steps_per_epoch
     return Plan(
@@ -201,7 +216,9 @@ def make_trainer(
         precision=machine.precision,
         max_epochs=1,  # one long epoch: the stream runs through the published ones
         max_steps=plan.total_steps,
-        val_check_interval=min(options.val_every or plan.steps_per_epoch, plan.total_steps),
+        accumulate_grad_batches=options.accumulate,
+        val_check_interval=options.accumulate  # in batches
+        * min(options.val_every or plan.steps_per_epoch, plan.total_steps),
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         log_every_n_steps=min(50, plan.total_steps),
@@ -240,9 +257,11 @@ def find_start(options: Namespace, last: Path, best: Path) -> Path | None:
     return start
 
 
-def find_pairs(options: Namespace) -> tuple[dict[str, list[Pair]], dict[str, list[Pair]]]:
-    """Training and held-out pairs of each degradation to train."""
-    training, validation = {}, {}
+def find_pairs(
+    options: Namespace,
+) -> tuple[dict[str, list[Pair]], dict[str, list[Pair]], dict[Path, tuple[int, int]]]:
+    """Training and held-out pairs of each degradation to train, and the sizes of all images."""
+    training, validation, sizes = {}, {}, {}
     small, num_images = [], 0
     wanted = [entry for entry in DEGRADATIONS if entry.name in options.de_type]
     for task in TASKS:
@@ -261,7 +280,8 @@ def find_pairs(options: Namespace) -> tuple[dict[str, list[Pair]], dict[str, lis
         if options.data_file_dir:
             pairs = read_list(options.data_file_dir / task.list_file, pairs)
         pairs = check_test_scenes(pairs, task.name, options.exclude_test_scenes)
-        small += check_sizes(pairs, options.patch_size)
+        sizes |= read_sizes(pairs)
+        small += check_sizes(pairs, sizes, options.patch_size)
         num_images += len(pairs)
         kept, held_out = split(pairs, options.val_images)
         for entry in entries:
@@ -272,7 +292,7 @@ def find_pairs(options: Namespace) -> tuple[dict[str, list[Pair]], dict[str, lis
             f"{options.patch_size} pixels and are padded by reflection (first: {small[0]})",
             stacklevel=1,
         )
-    return training, validation
+    return training, validation, sizes
 
 
 def check_test_scenes(pairs: list[Pair], task: str, exclude: bool) -> list[Pair]:
@@ -373,6 +393,18 @@ def describe(
         for name, pairs in training.items()
     ]
     return "\n".join(lines)
+
+
+def describe_cache(training_set: TrainingSet, cache_gb: float) -> str:
+    """How many images will be decoded only once."""
+    kept, all_images = len(training_set.cache), training_set.num_images
+    gigabytes = f"{training_set.cache.num_bytes / 1e9:.2g} GB"
+    if kept == all_images:
+        return f"decoded once and kept in memory: all {kept} images, {gigabytes}"
+    return (
+        f"decoded once and kept in memory: {kept} of {all_images} images, {gigabytes}; the others "
+        f"each time (--cache_gb {cache_gb:g})"
+    )
 
 
 def quieten_libraries() -> None:

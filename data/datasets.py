@@ -5,13 +5,16 @@ run does not depend on the number of workers, and can be taken up again at any s
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from data.cache import ImageCache
 from data.degradations import DEGRADATIONS, Degradation
 from data.pairing import Pair
 from data.transforms import (
@@ -48,6 +51,8 @@ class TrainingSet(Dataset):
         balance: `equal` visits each task (denoise, derain, dehaze) equally often and a task's
             degradations equally often; `published` repeats each image as the table says. Both
             have the published number of samples in an epoch.
+        sizes: (width, height) of the images that may be kept in memory once they are decoded.
+        cache_bytes: memory for that; images that are visited more often come first.
     """
 
     def __init__(
@@ -56,6 +61,8 @@ class TrainingSet(Dataset):
         patch_size: int,
         seed: int,
         balance: str = "equal",
+        sizes: Mapping[Path, tuple[int, int]] | None = None,
+        cache_bytes: float = 0,
     ) -> None:
         self.patch_size = patch_size
         self.seed = seed
@@ -64,6 +71,10 @@ class TrainingSet(Dataset):
         self.pairs = [list(pairs[entry.name]) for entry in self.degradations]
         self.epoch_samples = sum(self._samples_of_degradations())
         self._plans: dict[int, np.ndarray] = {}
+        visits = self._visits_of_images()
+        self.num_images = len(visits)
+        wanted = {path: sizes[path] for path, _ in visits.most_common() if path in (sizes or {})}
+        self.cache = ImageCache(wanted, cache_bytes)
 
     def __len__(self) -> int:
         return self.epoch_samples
@@ -74,7 +85,8 @@ class TrainingSet(Dataset):
         generator = np.random.default_rng((self.seed, epoch, index))
         degradation, pair = self.degradations[which], self.pairs[which][item]
 
-        images = [pad_to_size(image, self.patch_size) for image in load_pair(pair)]
+        images = load_pair(pair, read=self.cache.read)
+        images = [pad_to_size(image, self.patch_size) for image in images]
         images = augment(crop_patch(images, self.patch_size, generator), generator)
         return make_sample(images, degradation, pair, generator)
 
@@ -88,6 +100,14 @@ class TrainingSet(Dataset):
         tasks = [entry.task for entry in self.degradations]
         per_task = sum(published) / len(set(tasks))
         return [max(1, round(per_task / tasks.count(task))) for task in tasks]
+
+    def _visits_of_images(self) -> Counter[Path]:
+        """How often each image is read in an epoch, on average."""
+        visits: Counter[Path] = Counter()
+        for samples, pairs in zip(self._samples_of_degradations(), self.pairs, strict=True):
+            for path in (path for pair in pairs for path in pair if path):
+                visits[path] += samples / len(pairs)
+        return visits
 
     def _plan(self, epoch: int) -> np.ndarray:
         """(degradation, item) of each sample of an epoch, shuffled: int (epoch_samples, 2)."""
@@ -107,25 +127,26 @@ class TrainingSet(Dataset):
 
 
 class TrainingStream(Sampler[int]):
-    """Positions in a `TrainingSet`, for one process, from a step to the end of the run.
+    """Positions in a `TrainingSet`, for one process, from a batch to the end of the run.
 
-    A step takes batch_size * num_processes consecutive positions. The length is that of the whole
-    run, whatever the first step (the trainer counts those done before it), and one step more: the
-    run ends by its number of steps, and no batch is noted as the last, so it can be extended.
+    Batch n of all processes takes batch_size * num_processes consecutive positions, and a step one
+    or several batches (`--accumulate`). The length is that of the whole run, whatever the first
+    batch (the trainer counts those done before it), and one batch more: the run ends by its number
+    of steps, and no batch is noted as the last, so it can be extended.
     """
 
-    def __init__(self, steps: range, batch_size: int, rank: int, num_processes: int) -> None:
-        self.steps = steps
+    def __init__(self, batches: range, batch_size: int, rank: int, num_processes: int) -> None:
+        self.batches = batches
         self.batch_size = batch_size
         self.rank = rank
         self.num_processes = num_processes
 
     def __len__(self) -> int:
-        return (self.steps.stop + 1) * self.batch_size
+        return (self.batches.stop + 1) * self.batch_size
 
     def __iter__(self) -> Iterator[int]:
-        for step in self.steps:
-            first = (step * self.num_processes + self.rank) * self.batch_size
+        for batch in self.batches:
+            first = (batch * self.num_processes + self.rank) * self.batch_size
             yield from range(first, first + self.batch_size)
 
 
@@ -164,10 +185,12 @@ def split(pairs: Sequence[Pair], num_validation: int) -> tuple[list[Pair], list[
     return training, [first_of_scene[scene] for scene in scenes if scene in held_out]
 
 
-def load_pair(pair: Pair, cropped: bool = True) -> list[np.ndarray]:
+def load_pair(
+    pair: Pair, cropped: bool = True, read: Callable[[Path], np.ndarray] = read_image
+) -> list[np.ndarray]:
     """uint8 [clean], or [degraded, clean]; centre-cropped to multiples of 16 unless told not to."""
     paths = [pair.clean] if pair.degraded is None else [pair.degraded, pair.clean]
-    images = [read_image(path) for path in paths]
+    images = [read(path) for path in paths]
     return [crop_to_multiple(image) for image in images] if cropped else images
 
 

@@ -16,21 +16,21 @@ def make_loaders(
     batch_size: int,
     num_workers: int,
     pin_memory: bool,
-    steps: range,
+    batches: range,
     rank: int,
     num_processes: int,
 ) -> tuple[DataLoader, DataLoader | None]:
     """One process's share of the training stream, and of the validation images if there are any.
 
     Args:
-        steps: from the first one to be done to the end of the run.
+        batches: those of each process, from the first one to be done to the end of the run.
     """
     shared = dict(
         num_workers=num_workers,
         pin_memory=pin_memory,
         worker_init_fn=leave_signals_to_parent,
     )
-    stream = TrainingStream(steps, batch_size, rank, num_processes)
+    stream = TrainingStream(batches, batch_size, rank, num_processes)
     training_loader = DataLoader(
         training_set, batch_size=batch_size, sampler=stream, drop_last=True, **shared
     )

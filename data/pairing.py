@@ -4,7 +4,7 @@ Folders and names are matched whole, by the tables below; no text is replaced in
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -81,22 +81,33 @@ def describe_layout(task: Task) -> str:
     return f"a folder of degraded and one of clean images beside each other ({pairs})"
 
 
-def check_sizes(pairs: Sequence[Pair], patch_size: int = 0, smallest: int = 1) -> list[str]:
-    """Read the headers of all images; returns the names of those smaller than the patch.
+def read_sizes(pairs: Sequence[Pair]) -> dict[Path, tuple[int, int]]:
+    """(width, height) of each image, from its header.
 
     Raises:
-        UserError: a file is not an image, the two images of a pair differ in size, or a side has
-            fewer than `smallest` pixels.
+        UserError: a file is not an image.
     """
-
-    def read_sizes(pair: Pair) -> tuple[tuple[int, int], tuple[int, int]]:
-        clean = read_size(pair.clean)
-        return (clean if pair.degraded is None else read_size(pair.degraded)), clean
-
+    paths = list(dict.fromkeys(path for pair in pairs for path in pair if path))
     with ThreadPoolExecutor(8) as pool:
-        sizes = list(pool.map(read_sizes, pairs))
+        return dict(zip(paths, pool.map(read_size, paths), strict=True))
+
+
+def check_sizes(
+    pairs: Sequence[Pair],
+    sizes: Mapping[Path, tuple[int, int]],
+    patch_size: int = 0,
+    smallest: int = 1,
+) -> list[str]:
+    """The names of the images smaller than the patch; `sizes` as `read_sizes` gives them.
+
+    Raises:
+        UserError: the two images of a pair differ in size, or a side has fewer than `smallest`
+            pixels.
+    """
     small = []
-    for pair, (degraded, clean) in zip(pairs, sizes, strict=True):
+    for pair in pairs:
+        clean = sizes[pair.clean]
+        degraded = sizes[pair.degraded or pair.clean]
         if degraded != clean:
             raise UserError(
                 f"{pair.degraded}: {degraded[0]} x {degraded[1]} pixels, but its clean partner "

@@ -15,6 +15,8 @@ def crop_to_multiple(image: np.ndarray, multiple: int = PROTOCOL_MULTIPLE) -> np
 def pad_to_size(image: np.ndarray, size: int) -> np.ndarray:
     """Reflect at the bottom and right until both sides are at least `size`."""
     short = [max(0, size - side) for side in image.shape[:2]]
+    if not any(short):
+        return image
     return np.pad(image, ((0, short[0]), (0, short[1]), (0, 0)), mode="reflect")
 
 
@@ -46,5 +48,8 @@ def add_noise(
 
     Truncation is protocol `paper`'s and darkens the image by half a grey level on average.
     """
-    noisy = np.clip(image + sigma * generator.standard_normal(image.shape), 0, 255)
+    noisy = generator.standard_normal(image.shape)
+    noisy *= sigma
+    noisy += image
+    noisy.clip(0, 255, out=noisy)
     return (np.rint(noisy) if rounded else noisy).astype(np.uint8)

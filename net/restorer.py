@@ -63,7 +63,7 @@ class Restorer(L.LightningModule):
         self._row = {name: index for index, name in enumerate(degradations)}
 
     def training_step(self, batch: Any, batch_index: int) -> Tensor:
-        named = self._draw_named(batch.task) if self.net.can_be_named else None
+        named = self._draw_named(batch.task, batch_index) if self.net.can_be_named else None
         restored = self.net(batch.degraded, named)
         loss = restoration_loss(restored, batch.clean, self.hparams.spectral_weight)
         self.log("train/loss", loss)
@@ -107,14 +107,17 @@ class Restorer(L.LightningModule):
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
 
-    def _draw_named(self, tasks: Sequence[str]) -> Tensor:
+    def _draw_named(self, tasks: Sequence[str], batch_index: int) -> Tensor:
         """One-hot rows (B, K) for the samples to be named, zeros for the others.
 
-        Coins are drawn for the batches of all processes and keyed by the step: a run gives the
-        same ones however many processes share it, and after it is resumed.
+        Coins are drawn for all batches of a step, in the order of the training stream, and keyed by
+        the step: a run gives the same ones whether several processes, or batches whose gradients
+        are accumulated, make up a step, and after it is resumed.
         """
         generator = np.random.default_rng((self.hparams.seed, self.global_step))
-        coins = generator.random((self.trainer.world_size, len(tasks)))[self.global_rank]
+        num_batches = self.trainer.accumulate_grad_batches
+        coins = generator.random((num_batches, self.trainer.world_size, len(tasks)))
+        coins = coins[batch_index % num_batches, self.global_rank]
         named = torch.zeros(len(tasks), len(self._row))
         for sample, (task, coin) in enumerate(zip(tasks, coins, strict=True)):
             named[sample, self._row[task]] = float(coin < self.hparams.named_probability)

@@ -15,7 +15,14 @@ from data.datasets import (
     split,
 )
 from data.degradations import DEGRADATION_NAMES, TASKS, of_task
-from data.pairing import DataSet, Pair, check_sizes, find_data_sets, read_list
+from data.pairing import (
+    DataSet,
+    Pair,
+    check_sizes,
+    find_data_sets,
+    read_list,
+    read_sizes,
+)
 from data.protocols import iterate_test_set
 from data.samples import build_samples
 from data.transforms import add_noise, augment, crop_patch, crop_to_multiple, pad_to_size
@@ -137,11 +144,15 @@ def test_published_lists(tmp_path):
         read_list(file, data_set.pairs)
 
 
+def check(pairs, **bounds):
+    return check_sizes(pairs, read_sizes(pairs), **bounds)
+
+
 def test_sizes_of_a_pair_must_agree(tmp_path):
     write_image(tmp_path / "a.png", GREY)
     write_image(tmp_path / "b.png", GREY[:4])
     with pytest.raises(UserError, match=r"8 x 8 pixels.*8 x 4"):
-        check_sizes([Pair(tmp_path / "a.png", tmp_path / "b.png")])
+        check([Pair(tmp_path / "a.png", tmp_path / "b.png")])
 
 
 def test_small_images_are_found_and_padded(tmp_path):
@@ -149,10 +160,10 @@ def test_small_images_are_found_and_padded(tmp_path):
     for index in range(3):
         write_image(tmp_path / f"{index}.png", GREY)
         pairs.append(Pair(None, tmp_path / f"{index}.png"))
-    assert check_sizes(pairs, patch_size=24) == ["0", "1", "2"]
-    assert check_sizes(pairs, patch_size=8) == []
+    assert check(pairs, patch_size=24) == ["0", "1", "2"]
+    assert check(pairs, patch_size=8) == []
     with pytest.raises(UserError, match="scoring needs 9"):
-        check_sizes(pairs, smallest=9)
+        check(pairs, smallest=9)
     sample = TrainingSet({"denoise_15": pairs}, 24, seed=0)[0]
     assert sample.degraded.shape == (3, 24, 24)
     ramp = np.arange(27, dtype=np.uint8).reshape(3, 3, 3)

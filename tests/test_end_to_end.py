@@ -16,6 +16,8 @@ from net.checkpoint import load_network, read_checkpoint
 from tests.conftest import ROOT
 from utils.image_io import list_images, read_image, write_image
 
+ROUNDING = 2e-5  # of weights after a few steps; other samples or coins make 5e-4 of it
+
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, train_flags):
@@ -332,3 +334,47 @@ def test_wandb_works_without_an_account(train_flags, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "logged offline" in done.stderr
     assert list(tmp_path.rglob("offline-run-*"))
+
+
+@pytest.fixture(scope="module")
+def accumulated(tmp_path_factory, train_flags):
+    """The folder of a run of 4 steps, each of 2 batches of 2 patches."""
+    folder = tmp_path_factory.mktemp("accumulated")
+    flags = [*train_flags, f"--ckpt_dir={folder}", "--accumulate=2", "--max_steps=4"]
+    done = run_process("train.py", *flags, "--val_every=2")
+    assert done.returncode == 0, done.stderr
+    assert "4 patches a step" in done.stdout and "trained 4 of 4" in done.stdout
+    return folder
+
+
+def test_batches_accumulated_train_as_one(accumulated, run_script, train_flags, tmp_path):
+    flags = [*train_flags, f"--ckpt_dir={tmp_path}", "--max_steps=4", "--val_every=2"]
+    result = run_script("train", *flags, "--batch_size", 4)
+    assert result.code == 0, result.err
+    assert_same_weights(tmp_path / "last.ckpt", accumulated / "last.ckpt", tolerance=ROUNDING)
+    assert read_checkpoint(accumulated / "last.ckpt")["global_step"] == 4
+    figures = []
+    for folder in (tmp_path, accumulated):
+        (metrics,) = folder.glob("logs/*/metrics.csv")
+        rows = [row for row in csv.DictReader(metrics.open()) if row["val/psnr"]]
+        assert [int(row["step"]) for row in rows] == [1, 3]
+        figures.append([float(row["val/psnr"]) for row in rows])
+    assert figures[0] == pytest.approx(figures[1], abs=0.01)
+
+
+@pytest.mark.parametrize("batches", [1, 2])
+def test_accumulating_run_is_stopped_after_a_whole_step(
+    batches, accumulated, run_script, train_flags, tmp_path
+):
+    """Resumed, it ends with the same weights, and may share its steps out otherwise."""
+    flags = [*train_flags, f"--ckpt_dir={tmp_path}", "--max_steps=4", "--val_every=2"]
+    halves = [*flags, "--accumulate", 2]
+    assert run_script("train", *halves, "--max_minutes=0.0001").code == 0
+    assert read_checkpoint(tmp_path / "last.ckpt")["global_step"] == 1
+    if batches == 2:
+        assert run_script("train", *halves, "--resume").code == 0
+        assert_same_weights(tmp_path / "last.ckpt", accumulated / "last.ckpt")
+    else:
+        assert run_script("train", *flags, "--batch_size", 4, "--resume").code == 0
+        assert_same_weights(tmp_path / "last.ckpt", accumulated / "last.ckpt", tolerance=ROUNDING)
+        assert read_checkpoint(tmp_path / "last.ckpt")["global_step"] == 4

@@ -69,12 +69,26 @@ class RunControl(Callback):
         self.max_seconds = 60 * max_minutes if max_minutes else float("inf")
         self.signals: dict[int, float] = {}  # by number, when it first came
 
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Lightning goes on counting batches, of which a step had perhaps another number."""
+        batches = checkpoint["global_step"] * trainer.accumulate_grad_batches
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        for counts in (progress["total"], progress["current"]):
+            shift = batches - counts["ready"]
+            counts.update({name: count + shift for name, count in counts.items()})
+
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self.step = trainer.global_step
         self.end = time.monotonic() + self.max_seconds
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._note_signal)
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *step: Any) -> None:
+        if trainer.global_step == self.step:
+            return  # in the middle of a step of several batches
+        self.step = trainer.global_step
         anywhere = trainer.strategy.reduce_boolean_decision
         stopped = anywhere(bool(self.signals) or time.monotonic() > self.end, all=False)
         interrupted = stopped and anywhere(bool(self.signals), all=False)
@@ -130,14 +144,18 @@ class RunProgress(ProgressBar):
     def on_train_batch_end(
         self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, *step: Any
     ) -> None:
-        self.bar.update()
+        steps = trainer.global_step - self.bar.n
+        if not steps:
+            return  # in the middle of a step of several batches
+        self.bar.update(steps)
         if self.enabled and time.monotonic() - self.shown > self.seconds_between:
             self.shown = time.monotonic()
+            loss = outputs["loss"] * trainer.accumulate_grad_batches  # Lightning has divided it
             rate = self.bar.n - self.bar.initial
             rate /= max(1e-9, self.bar.format_dict["elapsed"])
             self.bar.set_postfix(
                 {
-                    "loss": f"{outputs['loss'].item():.4f}",
+                    "loss": f"{loss.item():.4f}",
                     "lr": f"{trainer.optimizers[0].param_groups[0]['lr']:.2e}",
                     "images/s": f"{self.samples_per_step * rate:.1f}",
                 },
