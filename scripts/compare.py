@@ -64,7 +64,7 @@ SET_HERE = (  # flags of train.py that a training cannot be given
     *("ckpt_dir", "resume", "val_every"),
 )
 MAY_CHANGE = (  # without making it another comparison
-    *("num_gpus", "num_nodes", "cuda", "compile", "num_workers"),
+    *("num_gpus", "num_nodes", "cuda", "compile", "num_workers", "cache_gb"),
     *("save_every", "wblogger", "tensorboard"),
     *SET_HERE,
 )
@@ -335,7 +335,10 @@ def time_steps(contestants: Sequence[Contestant]) -> list[float]:
                 bf16="bf16" in machine.precision,
             )
         )
-    seconds = time_in_turns(steps, TIMED_ROUNDS)
+    seconds = [
+        taken * contestant.options.accumulate
+        for taken, contestant in zip(time_in_turns(steps, TIMED_ROUNDS), contestants, strict=True)
+    ]
     del steps
     if torch.cuda.is_available():
         torch.cuda.empty_cache()  # train.py, another process, needs the memory
