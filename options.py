@@ -63,7 +63,9 @@ def train_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     group.add_argument("--width", type=positive, help="channels, other than the configuration's")
     group.add_argument(
-        "--expansion", type=positive_float, help="of the feed-forward, other than 2.66"
+        "--expansion",
+        type=positive_float,
+        help="of the feed-forward, other than the configuration's",
     )
     group.add_argument(
         "--text",

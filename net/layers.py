@@ -85,22 +85,22 @@ def _feed_forward(x, norm_weight, norm_bias, *weights) -> Tensor:
 
 
 class Downsample(nn.Module):
-    """3x3 convolution C -> C/2, then pixel unshuffle: (B, C, H, W) -> (B, 2C, H/2, W/2)."""
+    """3x3 convolution C -> D/4, then pixel unshuffle: (B, C, H, W) -> (B, D, H/2, W/2)."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, channels_out: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels // 2, 3, padding=1, bias=False)
+        self.conv = nn.Conv2d(channels, channels_out // 4, 3, padding=1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.pixel_unshuffle(self.conv(x), 2)
 
 
 class Upsample(nn.Module):
-    """3x3 convolution C -> 2C, then pixel shuffle: (B, C, H, W) -> (B, C/2, 2H, 2W)."""
+    """3x3 convolution C -> 4D, then pixel shuffle: (B, C, H, W) -> (B, D, 2H, 2W)."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, channels_out: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, 2 * channels, 3, padding=1, bias=False)
+        self.conv = nn.Conv2d(channels, 4 * channels_out, 3, padding=1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.pixel_shuffle(self.conv(x), 2)

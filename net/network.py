@@ -12,6 +12,7 @@ Deviations:
   code, one image's output independent of its neighbours in the batch.
 """
 
+import math
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -31,10 +32,13 @@ class AMPromptIR(RestorationNetwork):
     """All-in-one restoration: degraded image in, restored image out.
 
     Args:
-        width: channels at full resolution; level l has width * 2**l.
+        width: channels at full resolution.
+        growth: of the channels from level to level, 1 to 2; they are rounded to multiples of 4.
         blocks: transformer blocks per level, the latent last.
         refinement_blocks: blocks after the last decoder level.
         expansion: hidden channels of the feed-forward per channel.
+        wide_prompts: whether a prompt block's transformer block sees features and prompt side by
+            side (2C channels); otherwise a 1x1 convolution joins them to C channels before it.
         prompt_sizes: side of the learned prompt maps at levels 2, 3 and 4.
         num_degradations: K.
         text: `clip` (a table to be filled from CLIP or a checkpoint), `learned`, or `none` for
@@ -48,7 +52,24 @@ class AMPromptIR(RestorationNetwork):
         "paper": dict(
             width=24, blocks=(2, 4, 4, 8), refinement_blocks=2, prompt_sizes=(64, 32, 16)
         ),
-        "tiny": dict(width=8, blocks=(1, 1, 1, 1), refinement_blocks=0, prompt_sizes=(16, 8, 4)),
+        "small": dict(  # an eighth of the multiply-accumulates of `paper` as released, for one GPU
+            width=26,
+            growth=1.25,
+            blocks=(1, 2, 2, 4),
+            refinement_blocks=1,
+            expansion=0.67,
+            wide_prompts=False,
+            prompt_sizes=(64, 32, 16),
+        ),
+        "tiny": dict(  # for training on two CPU cores
+            width=12,
+            growth=1.25,
+            blocks=(1, 1, 1, 1),
+            refinement_blocks=0,
+            expansion=0.67,
+            wide_prompts=False,
+            prompt_sizes=(16, 8, 4),
+        ),
     }
     choices: ClassVar = {
         "text": TEXT_SOURCES,
@@ -61,9 +82,11 @@ class AMPromptIR(RestorationNetwork):
         self,
         *,
         width: int = 24,
+        growth: float = 2,
         blocks: Sequence[int] = (2, 4, 4, 8),
         refinement_blocks: int = 2,
         expansion: float = 2.66,
+        wide_prompts: bool = True,
         prompt_sizes: Sequence[int] = (64, 32, 16),
         num_degradations: int = 5,
         text: str = "clip",
@@ -79,17 +102,21 @@ class AMPromptIR(RestorationNetwork):
                 raise ValueError(f"{name} {value!r}: expected one of {expected}")
         if width < 8 or width % 2:
             raise ValueError(f"width {width}: expected an even number, 8 or above")
+        if not 1 <= growth <= 2:
+            raise ValueError(f"growth {growth}: expected a number from 1 to 2")
         self.num_degradations = num_degradations
-        # measured on the CPU in float32: 272 (paper) and 279 (tiny) bytes a pixel and unit of width
-        self.inference_bytes_per_pixel = 300 * width
+        # measured on the CPU in float32, without windows, a pixel and unit of width: 272 bytes with
+        # expansion 2.66 (paper), 117 (tiny) and 94 (small) with 0.67
+        self.inference_bytes_per_pixel = math.ceil((70 + 85 * expansion) * width)
         self.can_be_named = text != "none"
         self.text = TextTable(text, num_degradations, text_width) if self.can_be_named else None
         prompt_text_width = text_width if self.can_be_named else None
-        widths = [width * 2**level for level in range(4)]
+        widths = [width, *(4 * round(width * growth**level / 4) for level in (1, 2, 3))]
         decoder_widths = [2 * width, *widths[1:3]]  # full resolution keeps the concatenated skip
 
         def attend(channels: int) -> nn.Module:
-            return SMAM(channels) if attention == "smam" else MDTA(channels, channels // width)
+            heads = math.gcd(channels, channels // width)  # of about `width` channels each
+            return SMAM(channels) if attention == "smam" else MDTA(channels, heads)
 
         def stage(channels: int, num_blocks: int) -> nn.Sequential:
             return nn.Sequential(
@@ -103,13 +130,15 @@ class AMPromptIR(RestorationNetwork):
 
         self.embed = nn.Conv2d(3, width, 3, padding=1, bias=False)
         self.encoders = nn.ModuleList(map(stage, widths[:3], blocks[:3]))
-        self.downsamples = nn.ModuleList(map(Downsample, widths[:3]))
+        self.downsamples = nn.ModuleList(map(Downsample, widths[:3], widths[1:]))
         self.latent = stage(widths[3], blocks[3])
         self.prompts = nn.ModuleList(
-            PromptBlock(channels, expansion, num_degradations, size, prompt_text_width, attend)
+            PromptBlock(
+                channels, expansion, num_degradations, size, prompt_text_width, attend, wide_prompts
+            )
             for channels, size in zip(widths[1:], prompt_sizes, strict=True)
         )
-        self.upsamples = nn.ModuleList(map(Upsample, widths[1:]))
+        self.upsamples = nn.ModuleList(map(Upsample, widths[1:], widths[:3]))
         self.fusions = nn.ModuleList(
             [nn.Identity(), *map(fuse, widths[1:3], self.fusion_reductions)]
         )
@@ -144,13 +173,13 @@ class AMPromptIR(RestorationNetwork):
         for encoder, downsample in zip(self.encoders, self.downsamples, strict=True):
             x = encoder(x)
             skips.append(x)
-            x = downsample(x)  # (B, 2C, H/2, W/2)
+            x = downsample(x)  # (B, C of the next level, H/2, W/2)
 
-        x = self.latent(x)  # (B, 8 width, H/8, W/8)
+        x = self.latent(x)  # (B, C, H/8, W/8)
 
         for level in (2, 1, 0):
             x = self.prompts[level](x, text_table, named)
-            x = self.upsamples[level](x)  # (B, C/2, 2H, 2W)
+            x = self.upsamples[level](x)  # (B, C of the level above, 2H, 2W)
             x = self.fusions[level](torch.cat([x, skips[level]], dim=1))
             x = self.decoders[level](x)
 

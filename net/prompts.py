@@ -32,8 +32,9 @@ class FIM(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.spatial_gate = nn.Conv2d(2, 1, 7, padding=3, bias=False)
-        self.channel_gate_in = nn.Conv2d(channels, channels // self.reduction, 1, bias=False)
-        self.channel_gate_out = nn.Conv2d(channels // self.reduction, channels, 1, bias=False)
+        hidden = max(1, channels // self.reduction)
+        self.channel_gate_in = nn.Conv2d(channels, hidden, 1, bias=False)
+        self.channel_gate_out = nn.Conv2d(hidden, channels, 1, bias=False)
         self.project = nn.Conv2d(channels, channels, 1)
 
     def forward(self, image_prompt: Tensor, text_prompt: Tensor) -> Tensor:
@@ -95,7 +96,8 @@ class AMPG(nn.Module):
 class PromptBlock(nn.Module):
     """AMPG beside the features, a transformer block over both, and back to C channels.
 
-    Shape: as `AMPG`. `attention` is the transformer block's.
+    Shape: as `AMPG`. `attention` is the transformer block's. If not `wide`, both go to C channels
+    before the transformer block, which the paper has at 2C.
     """
 
     def __init__(
@@ -106,13 +108,17 @@ class PromptBlock(nn.Module):
         prompt_size: int,
         text_width: int | None,
         attention: Callable[[int], nn.Module],
+        wide: bool = True,
     ) -> None:
         super().__init__()
+        self.wide = wide
         self.generate = AMPG(channels, num_degradations, prompt_size, text_width)
-        self.block = TransformerBlock(2 * channels, expansion, attention)
+        self.block = TransformerBlock(2 * channels if wide else channels, expansion, attention)
         self.reduce = nn.Conv2d(2 * channels, channels, 1, bias=False)
 
     def forward(self, features: Tensor, text_table: Tensor | None, named: Tensor) -> Tensor:
         prompt = self.generate(features, text_table, named)
-        joined = self.block(torch.cat([features, prompt], dim=1))  # (B, 2C, H, W)
-        return self.reduce(joined)
+        joined = torch.cat([features, prompt], dim=1)  # (B, 2C, H, W)
+        if self.wide:
+            return self.reduce(self.block(joined))
+        return self.block(self.reduce(joined))

@@ -97,10 +97,12 @@ def fefm(z: Tensor, module: nn.Module) -> Tensor:
 
 
 def run_prompt_block(x: Tensor, module: nn.Module, text_table: Tensor) -> Tensor:
-    """AMPG, then a transformer block over features and prompt."""
+    """AMPG, then a transformer block over features and prompt, before or after they are joined."""
     prompt = ampg(x, module.generate, text_table)
-    joined = transformer_block(torch.cat([x, prompt], dim=1), module.block)
-    return convolve(joined, module.reduce)
+    joined = torch.cat([x, prompt], dim=1)
+    if module.wide:
+        return convolve(transformer_block(joined, module.block), module.reduce)
+    return transformer_block(convolve(joined, module.reduce), module.block)
 
 
 def ampg(x: Tensor, module: nn.Module, text_table: Tensor) -> Tensor:

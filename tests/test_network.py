@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from net import NETWORKS
 from net.attention import SMAM
-from net.complexity import count_macs
+from net.complexity import COUNTED_SIZE, count_macs, count_parameters
 from net.feedforward import FFN
 from net.fusion import FEFM
 from net.prompts import FIM
@@ -151,8 +151,22 @@ def test_width_blocks_and_prompts_are_arguments():
         assert net(torch.rand(1, 3, 16, 16)).shape == (1, 3, 16, 16)
 
 
+@pytest.mark.parametrize("growth", [0.9, 3])
+def test_wrong_growth_is_named(growth):
+    with pytest.raises(ValueError, match=f"growth {growth}: expected a number from 1 to 2"):
+        NETWORKS["am_promptir"](growth=growth, text="learned")
+
+
+@pytest.mark.parametrize(
+    ("name", "macs_per_pixel", "parameters"), [("tiny", 40e3, 1e6), ("small", 276e3, 6e6)]
+)
+def test_affordable_configurations_keep_their_budgets(name, macs_per_pixel, parameters):
+    net = build("am_promptir", name)
+    assert 0.9 < count_macs(net) / COUNTED_SIZE**2 / macs_per_pixel <= 1
+    assert count_parameters(net) <= parameters
+
+
 def test_paper_configuration_has_the_documented_size_and_cost():
     net = build("am_promptir", "paper")
-    parameters = sum(weight.numel() for weight in net.parameters())
-    assert parameters == pytest.approx(52.64e6, rel=1e-3)
+    assert count_parameters(net) == pytest.approx(52.64e6, rel=1e-3)
     assert count_macs(net) == pytest.approx(26.3e9, rel=0.01)  # released code: 36.2

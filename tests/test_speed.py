@@ -24,7 +24,7 @@ def build(name="tiny", **changes):
     return net
 
 
-@pytest.mark.parametrize("name", ["tiny", "paper"])
+@pytest.mark.parametrize("name", AMPromptIR.configurations)
 def test_the_function_is_the_straightforward_one(name):
     net = build(name)
     image = torch.rand(2, 3, 72, 104)
