@@ -50,6 +50,9 @@ from utils.callbacks import (
 from utils.devices import Machine, choose_machine
 from utils.errors import UserError, run
 from utils.image_io import check_writable, write_whole
+from utils.inference import MEMORY_SHARE, free_memory
+
+CPU_DEVICE = torch.device("cpu")
 
 MAY_CHANGE = ("total_steps", "steps_per_epoch")  # on --resume; the second follows from others
 OLDER = {  # what versions did that had no such choice
@@ -83,7 +86,7 @@ def main() -> int:
         options.seed,
         options.balance,
         sizes,
-        cache_bytes=1e9 * options.cache_gb,
+        cache_bytes=min(1e9 * options.cache_gb, MEMORY_SHARE * free_memory(CPU_DEVICE)),
     )
     validation_set = ValidationSet(validation, options.seed)
     plan = make_plan(options, machine, training_set)
@@ -398,12 +401,14 @@ def describe(
 def describe_cache(training_set: TrainingSet, cache_gb: float) -> str:
     """How many images will be decoded only once."""
     kept, all_images = len(training_set.cache), training_set.num_images
+    if not kept:
+        return f"images are decoded each time (--cache_gb {cache_gb:g})"
     gigabytes = f"{training_set.cache.num_bytes / 1e9:.2g} GB"
     if kept == all_images:
         return f"decoded once and kept in memory: all {kept} images, {gigabytes}"
     return (
         f"decoded once and kept in memory: {kept} of {all_images} images, {gigabytes}; the others "
-        f"each time (--cache_gb {cache_gb:g})"
+        f"each time (--cache_gb {cache_gb:g}, and at most half of the free memory)"
     )
 
 

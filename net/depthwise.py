@@ -1,10 +1,10 @@
-"""Depth-wise convolution whose 5x5 kernel learns as fast as a 3x3 one on the CPU.
+"""Depth-wise convolution whose 5x5 kernel learns 2.5 to 4.6 times faster on the CPU.
 
-The CPU kernel for the gradient of a 5x5 depth-wise kernel is 14 times slower than that of a 3x3
-one, which has a third of the values. So the 5x5 gradient is put together from the four 3x3
-gradients of its corners, each taken on the input shifted by a pixel up or down, left or right.
+There the gradient of a 5x5 depth-wise kernel takes over ten times as long as that of a 3x3 one,
+which has a third of the values. So the 5x5 gradient is put together from the four 3x3 gradients of
+its corners, each taken on the input shifted by a pixel up or down, left or right.
 
-Shapes: B batch, C channels, H x W pixels.
+Shapes: B batch, C channels, H x W pixels. Deviations: none, gradients are equal up to rounding.
 """
 
 import torch

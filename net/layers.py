@@ -30,7 +30,11 @@ class ChannelLayerNorm(nn.LayerNorm):
         super().__init__(channels, eps=EPSILON)
 
     def forward(self, x: Tensor) -> Tensor:
-        return normalise(x, self.weight, self.bias)
+        return normalise(x, *self.values())
+
+    def values(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias, as `normalise` takes them."""
+        return self.weight, self.bias
 
 
 def normalise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -41,7 +45,7 @@ def normalise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 class TransformerBlock(nn.Module):
-    """Pre-norm block: x + SMAM(norm(x)), then x + FFN(norm(x)).
+    """Pre-norm block: x + SMAM(norm(x)), then x + FFN(norm(x)), each computed in windows.
 
     Shape: (B, C, H, W) -> (B, C, H, W). `attention` makes another module in SMAM's place.
     """
@@ -61,7 +65,7 @@ class TransformerBlock(nn.Module):
                 _attend,
                 x,
                 strips=self.attention.strips(self.attention_norm(x)),
-                weights=(*self.attention_norm.parameters(), *self.attention.prepare()),
+                weights=(*self.attention_norm.values(), *self.attention.prepare()),
                 radius=SMAM.radius,
                 channels=3 * self.attention.channels,
             )
@@ -70,17 +74,24 @@ class TransformerBlock(nn.Module):
         return in_windows(
             _feed_forward,
             x,
-            weights=(*self.feedforward_norm.parameters(), *self.feedforward.prepare()),
+            weights=(*self.feedforward_norm.values(), *self.feedforward.prepare()),
             radius=FFN.radius,
             channels=self.feedforward.project_in.out_channels,
         )
 
 
-def _attend(x, rows, columns, norm_weight, norm_bias, *weights) -> Tensor:
+def _attend(
+    x: Tensor,
+    rows: Tensor,
+    columns: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    *weights: Tensor,
+) -> Tensor:
     return x + SMAM.compute(normalise(x, norm_weight, norm_bias), rows, columns, *weights)
 
 
-def _feed_forward(x, norm_weight, norm_bias, *weights) -> Tensor:
+def _feed_forward(x: Tensor, norm_weight: Tensor, norm_bias: Tensor, *weights: Tensor) -> Tensor:
     return x + FFN.compute(normalise(x, norm_weight, norm_bias), *weights)
 
 

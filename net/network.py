@@ -8,6 +8,8 @@ Shapes: B batch, H x W pixels, K degradations, E text-embedding width. Images ar
 Deviations:
 - from the paper: blind by default; a degradation is named only when the user says so;
 - from the paper: the last convolution starts at zero, so training starts from the identity;
+- from the paper, in `small` and `tiny` only: channels grow by 1.25 a level, a narrow feed-forward,
+  prompt blocks whose transformer works at C channels;
 - from the released code: no parameter without a gradient (19 % of its 64.8 M), no device in the
   code, one image's output independent of its neighbours in the batch.
 """
@@ -115,7 +117,7 @@ class AMPromptIR(RestorationNetwork):
         decoder_widths = [2 * width, *widths[1:3]]  # full resolution keeps the concatenated skip
 
         def attend(channels: int) -> nn.Module:
-            heads = math.gcd(channels, channels // width)  # of about `width` channels each
+            heads = math.gcd(channels, channels // width)  # of `width` channels, or of more
             return SMAM(channels) if attention == "smam" else MDTA(channels, heads)
 
         def stage(channels: int, num_blocks: int) -> nn.Sequential:

@@ -6,19 +6,22 @@ windows of the image, each with a margin of that radius, give the same result up
 their intermediates are small enough for the cache. Training recomputes a window in its backward
 pass instead of keeping the intermediates, which takes less time on the CPU and far less memory.
 
-On other devices, and for what fits into one window, the function is simply called.
+On other devices, and for what fits into one window, the function is simply called. With 384
+channels or more a window is mostly margin and gains nothing (PERFORMANCE.md).
+
+Shapes: B batch, C channels, H x W pixels. Deviations: none, results are equal up to rounding.
 """
 
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-WINDOW_BYTES = 9 * 2**20  # of the widest intermediate in float32; of 1.5 to 14 MiB the fastest
+WINDOW_BYTES = 9 * 2**20  # of the widest intermediate in float32 (PERFORMANCE.md has others)
 
 
 class Window(NamedTuple):
@@ -38,7 +41,7 @@ def in_windows(
     radius: int,
     channels: int,
 ) -> Tensor:
-    """`function(x, *strips, *weights)`, computed in windows where that is faster.
+    """`function(x, *strips, *weights)`, on the CPU in windows.
 
     Args:
         function: (B, C, H, W), strips and weights to (B, C', H, W); an output pixel depends on
@@ -65,7 +68,13 @@ def is_eager_cpu(x: Tensor) -> bool:
 
 class _InWindows(torch.autograd.Function):
     @staticmethod
-    def forward(context, function, windows, num_images, *tensors: Tensor) -> Tensor:
+    def forward(
+        context: Any,
+        function: Callable[..., Tensor],
+        windows: Sequence[Window],
+        num_images: int,
+        *tensors: Tensor,
+    ) -> Tensor:
         context.save_for_backward(*tensors)
         context.function, context.windows, context.num_images = function, windows, num_images
         images, weights = tensors[:num_images], tensors[num_images:]
@@ -74,13 +83,14 @@ class _InWindows(torch.autograd.Function):
             part = function(*(_cut(image, window.read) for image in images), *weights)
             if result is None:
                 shape = (len(images[0]), part.shape[1], *images[0].shape[2:])
-                result = part.new_empty(shape).to(memory_format=torch.channels_last)
+                layout = dict(dtype=part.dtype, memory_format=torch.channels_last)
+                result = torch.empty(shape, **layout)
             result[window.write] = part[window.inner]
         return result
 
     @staticmethod
     @once_differentiable
-    def backward(context, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         tensors = context.saved_tensors
         images, weights = tensors[: context.num_images], tensors[context.num_images :]
         totals = [torch.zeros_like(tensor) for tensor in tensors]

@@ -13,7 +13,6 @@ import argparse
 import copy
 import json
 import math
-import multiprocessing
 import platform
 import sys
 import time
@@ -34,7 +33,7 @@ from utils.devices import choose_device
 from utils.errors import run
 from utils.inference import restore
 from utils.tables import format_markdown
-from utils.timing import make_training_step, peak_memory, time_in_turns
+from utils.timing import make_training_step, peak_memory, time_in_turns, wait
 
 OURS, ORACLE = "am_promptir", "straightforward"
 SIZES = ("128", "256", "481x321", "512")
@@ -100,7 +99,10 @@ def parse() -> Namespace:
     parser.add_argument("--batch_size", type=positive, default=2, help="of the training step")
     parser.add_argument("--patch_size", type=positive, default=128, help="of the training step")
     parser.add_argument("--cuda", type=int, metavar="N", help="index of the GPU; -1 for the CPU")
-    return parser.parse_args()
+    options = parser.parse_args()
+    options.sizes = list(dict.fromkeys(options.sizes))
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # float32
+    return options
 
 
 def image_size(text: str) -> str:
@@ -164,12 +166,6 @@ def measure_machine(device: torch.device) -> dict[str, float]:
     }
 
 
-def wait(device: torch.device) -> None:
-    """Until all that was asked of a device is done."""
-    if device.type != "cpu":
-        getattr(torch, device.type).synchronize()
-
-
 def time_inference(
     networks: dict[str, nn.Module], size: str, rounds: int, device: torch.device
 ) -> dict[str, float]:
@@ -213,17 +209,15 @@ def measure_memory(name: str, configuration: str, size: str, device: torch.devic
         before = torch.cuda.memory_allocated(device)
         restore(net, image)
         return torch.cuda.max_memory_allocated(device) - before
-    with multiprocessing.get_context("spawn").Pool(1) as pool:  # the peak is that of a process
-        return pool.apply(peak_of_process, (name, configuration, size))
+    return peak_memory(prepare_restoration, name, configuration, size)
 
 
-def peak_of_process(name: str, configuration: str, size: str) -> int:
-    """What restoring adds to this process's resident memory at its peak, in bytes (sampled)."""
+def prepare_restoration(name: str, configuration: str, size: str) -> Callable[[], object]:
+    """A function that restores an image on the CPU."""
     net = build_networks(configuration)[name]
-    cpu = torch.device("cpu")
-    image = make_image(size, cpu)
-    restore(net, make_image("64", cpu))
-    return peak_memory(lambda: restore(net, image))
+    image = make_image(size, torch.device("cpu"))
+    restore(net, image[:, :64, :64])
+    return lambda: restore(net, image)
 
 
 class _MovedBytes(TorchDispatchMode):
@@ -294,7 +288,7 @@ def format_report(report: dict[str, Any]) -> str:
     lines += [f"{name}: {straight / value:.2f} times {ORACLE}" for name, value in extra.items()]
     lines.append(
         f"machine: {flops / 1e9:.0f} GFLOP/s in matrix products, {copied / 1e9:.1f} GB/s in copies "
-        "(a share above 100 % is what the cache saves)"
+        "(moved: read and written by all operations, from cache or memory)"
     )
     return "\n".join(lines)
 

@@ -7,14 +7,14 @@ last line is JSON.
 import json
 import math
 import time
+from collections.abc import Callable
 
 import torch
 
-import utils.inference
 from net import AMPromptIR
 from options import Parser, positive_float
 from utils.errors import run
-from utils.inference import automatic_tile, restore
+from utils.inference import automatic_tile, free_memory, restore
 from utils.tables import format_markdown
 from utils.timing import peak_memory
 
@@ -31,21 +31,18 @@ def main() -> int:
     )
     parser.add_argument("--memory_gb", type=positive_float, help="free memory to assume")
     options = parser.parse_args()
-    if options.memory_gb:
-        utils.inference.free_memory = lambda device: int(options.memory_gb * 2**30)
+    device = torch.device("cpu")
+    free = int(options.memory_gb * 2**30) if options.memory_gb else free_memory(device)
 
-    torch.manual_seed(0)
-    net = AMPromptIR(**AMPromptIR.configurations[options.configuration], text="learned").eval()
-    cpu = torch.device("cpu")
-    restore(net, torch.rand(3, 64, 64))
     measured = []
     for megapixels in options.megapixels:
         side = round(math.sqrt(megapixels * 1e6))
-        image = torch.rand(3, side, side)
-        tile = automatic_tile(net, side, side, cpu)
+        tile = automatic_tile(build(options.configuration), side, side, free)
+        call = prepare(options.configuration, side, tile)
         start = time.process_time()
-        peak = peak_memory(lambda image=image, tile=tile: restore(net, image, tile=tile))
+        call()
         seconds = time.process_time() - start
+        peak = peak_memory(prepare, options.configuration, side, tile)
         measured.append(
             {"megapixels": side * side / 1e6, "tile": tile, "cpu_seconds": seconds, "peak": peak}
         )
@@ -65,6 +62,19 @@ def main() -> int:
     print(f"\n{options.configuration}\n\n{format_markdown(headers, rows)}")
     print(json.dumps(measured))
     return 0
+
+
+def build(configuration: str) -> AMPromptIR:
+    """The network with random weights, the same in every process."""
+    torch.manual_seed(0)
+    return AMPromptIR(**AMPromptIR.configurations[configuration], text="learned").eval()
+
+
+def prepare(configuration: str, side: int, tile: int) -> Callable[[], object]:
+    """A function that restores a square image."""
+    net, image = build(configuration), torch.rand(3, side, side)
+    restore(net, image[:, :64, :64])
+    return lambda: restore(net, image, tile=tile)
 
 
 if __name__ == "__main__":

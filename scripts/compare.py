@@ -326,6 +326,8 @@ def time_steps(contestants: Sequence[Contestant]) -> list[float]:
         text = getattr(net, "text", None)
         if text is not None and not text.filled:
             text.fill(torch.randn_like(text.embeddings))
+        if chosen.compile:
+            net.compile()
         steps.append(
             make_training_step(
                 net,

@@ -21,6 +21,7 @@ class Straightforward(RestorationNetwork):
 
     def forward(self, image: Tensor, named: Tensor | None = None) -> Tensor:
         """Restored (B, 3, H, W) of a degraded one."""
+        assert named is None
         net = self.net
         x = convolve(image, net.embed)
         skips = []

@@ -1,6 +1,9 @@
 """The cache of decoded images: the same samples, bounded memory, nothing half written."""
 
+import json
 import multiprocessing
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from data.cache import CHECKSUM_BYTES, ImageCache
 from data.datasets import TrainingSet, TrainingStream
 from data.degradations import DEGRADATIONS, TASKS
 from data.pairing import find_data_sets, read_sizes
+from tests.conftest import ROOT
 from utils.image_io import list_images, read_image, write_image
 
 IMAGE_BYTES = CHECKSUM_BYTES + 80 * 96 * 3  # of the small data set
@@ -170,3 +174,14 @@ def test_replaced_file_is_read_as_it_is(tmp_path):
     write_image(tmp_path / "a.png", np.zeros((5, 6, 3), np.uint8))
     cache = ImageCache({tmp_path / "a.png": (4, 4)}, 1e9)
     assert cache.read(tmp_path / "a.png").shape == (5, 6, 3)
+
+
+def test_the_benchmark_of_the_data(train_flags):
+    folders = [flag for flag in train_flags if "_dir=" in flag]
+    flags = "--patch_size 16 --batch_size 2 --batches 2 --rounds 1"
+    command = [sys.executable, "-m", "scripts.benchmark_data", *folders, *flags.split()]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert report["images_kept"] == report["images"] == 15
+    assert report["ratio"] == report["kept_in_memory"] / report["decoded_every_time"] > 0

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 import net.windows
 from net import AMPromptIR
+from net.checkpoint import read_checkpoint
 from net.depthwise import depthwise
 from net.layers import TransformerBlock
 from net.windows import in_windows
@@ -17,10 +18,12 @@ from utils.losses import restoration_loss
 
 
 def build(name="tiny", **changes):
-    """A network whose last convolution is not zero."""
+    """A network as if it had been trained a little."""
     torch.manual_seed(0)
     net = AMPromptIR(**{**AMPromptIR.configurations[name], "text": "learned", **changes})
-    torch.nn.init.normal_(net.output.weight, std=0.02)
+    with torch.no_grad():  # nothing is left at 0 or 1, where a missing term would not show
+        for parameter in net.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
     return net
 
 
@@ -32,7 +35,7 @@ def test_the_function_is_the_straightforward_one(name):
         assert (net(image) - Straightforward(net)(image)).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("size", [(1, 61, 40), (3, 24, 17), (5, 8, 8), (2, 1, 90)])
+@pytest.mark.parametrize("size", [(1, 61, 40), (3, 24, 17), (5, 8, 8), (5, 4, 6), (2, 1, 90)])
 @pytest.mark.parametrize("expansion", [2.66, 3.0])  # an odd and an even number of hidden channels
 def test_windows_change_neither_result_nor_gradients(size, expansion, monkeypatch):
     monkeypatch.setattr(net.windows, "WINDOW_BYTES", 10_000)
@@ -127,6 +130,16 @@ def test_the_benchmark_says_what_it_measured(run_script):
     assert report["largest_difference"] < 1e-5
 
 
+def test_the_benchmark_of_sizes(run_script):
+    flags = "--configuration tiny --megapixels 0.005 0.02 --memory_gb 0.02"
+    result = run_script("scripts/benchmark_size", *flags.split())
+    assert result.code == 0, result.err
+    small, large = json.loads(result.out.splitlines()[-1])
+    assert (small["tile"], large["tile"]) == (0, 80)
+    assert 0 < small["cpu_seconds"] < large["cpu_seconds"]
+    assert small["peak"] > 0
+
+
 @pytest.mark.parametrize("size", ["0", "64x", "ax3", "1x2x3", "-8"])
 def test_sizes_of_the_benchmark(size, fails):
     assert "expected pixels a side" in fails("scripts/benchmark", f"--sizes={size}")
@@ -146,3 +159,22 @@ def test_a_traced_network_computes_the_same():
     ]
     for plain, compiled in zip(*gradients, strict=True):
         assert torch.allclose(plain, compiled, rtol=1e-3, atol=1e-6)
+
+
+def test_a_compiled_training_saves_what_any_does(run_script, train_flags, monkeypatch, tmp_path):
+    compile_module = torch.nn.Module.compile
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda module: compile_module(module, backend="aot_eager")
+    )
+    flags = ["--de_type", "denoise_25", "--max_steps", 2, "--seed", 0]
+    runs = {"plain": [], "compiled": ["--compile"]}
+    for name, more in runs.items():
+        result = run_script("train", *train_flags, *flags, *more, "--ckpt_dir", tmp_path / name)
+        assert result.code == 0, result.err
+        assert "validation PSNR" in result.out + result.err
+    plain, compiled = (
+        read_checkpoint(tmp_path / name / "last.ckpt")["state_dict"] for name in runs
+    )
+    assert plain.keys() == compiled.keys()
+    for name, value in plain.items():
+        assert torch.allclose(value, compiled[name], atol=1e-3), name

@@ -86,6 +86,8 @@ def test_requirements_are_what_is_imported():
         *(path for folder in (*PACKAGES, "scripts") for path in (ROOT / folder).rglob("*.py")),
     ]
     imported = set.union(*map(imported_packages, files))
-    third_party = imported - set(sys.stdlib_module_names) - {*PACKAGES, "options", "scripts", ""}
+    third_party = (
+        imported - set(sys.stdlib_module_names) - {*PACKAGES, "options", "scripts", "tests", ""}
+    )
     through_lightning = {"tensorboard", "wandb"}  # imported by its loggers
     assert third_party == listed - through_lightning

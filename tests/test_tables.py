@@ -228,7 +228,7 @@ def test_several_checkpoints_make_one_table(run_script, checkpoints, test_flags,
     contents = [json.loads(path.read_text()) for path in tmp_path.rglob("results.json")]
     assert len({content["sha256"] for content in contents}) == len(contents) == 2
     for content in contents:
-        assert content["parameters"] > 1e6 and content["macs"] > 1e9
+        assert content["parameters"] > 1e5 and content["macs"] > 1e8
         assert content["versions"]["numpy"] == np.__version__
         for figure in content["results"]:
             assert figure["degraded_psnr"] != figure["psnr"] != figure["psnr_y"]

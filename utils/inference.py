@@ -35,7 +35,7 @@ def restore(
     image = image[None].to(device)
     height, width = image.shape[2:]
     if tile is None:
-        tile = automatic_tile(net, height, width, device)
+        tile = automatic_tile(net, height, width, free_memory(device))
     if not tile or tile >= max(height, width):
         return _restore_whole(net, image, named)[0]
 
@@ -54,9 +54,9 @@ def restore(
     return (total / weight)[0]
 
 
-def automatic_tile(net: nn.Module, height: int, width: int, device: torch.device) -> int:
-    """The side of the tiles that fit into the free memory; 0 if the whole image does."""
-    pixels = MEMORY_SHARE * free_memory(device) / net.inference_bytes_per_pixel
+def automatic_tile(net: nn.Module, height: int, width: int, free: int) -> int:
+    """The side of the tiles that fit into `free` bytes of memory; 0 if the whole image does."""
+    pixels = MEMORY_SHARE * free / net.inference_bytes_per_pixel
     if height * width <= pixels:
         return 0
     multiple = net.size_multiple

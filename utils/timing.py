@@ -1,5 +1,6 @@
 """Time and memory of alternatives, on a machine that is shared and noisy."""
 
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -26,17 +27,35 @@ def time_in_turns(steps: Sequence[Callable[[], object]], rounds: int) -> list[fl
     return [statistics.median(times) for times in taken]
 
 
-def peak_memory(function: Callable[[], object]) -> int:
-    """What a function adds to the process's resident memory at its peak, in bytes (sampled)."""
+def peak_memory(function: Callable[..., Callable[[], object]], *arguments: object) -> int:
+    """What a call of `function(*arguments)()` adds to resident memory at its peak, in bytes.
+
+    In a process of its own, where no memory is left over from before; the first call, which
+    prepares, does not count. Sampled.
+    """
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_peak_of_process, (function, arguments))
+
+
+def _peak_of_process(
+    function: Callable[..., Callable[[], object]], arguments: Sequence[object]
+) -> int:
+    call = function(*arguments)
     process = psutil.Process()
     before = peak = process.memory_info().rss
     with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(function)
+        running = pool.submit(call)
         while not running.done():
             peak = max(peak, process.memory_info().rss)
             time.sleep(SAMPLING_SECONDS)
         running.result()
     return peak - before
+
+
+def wait(device: torch.device) -> None:
+    """Until all that was asked of a device is done."""
+    if device.type != "cpu":
+        getattr(torch, device.type).synchronize()
 
 
 def make_training_step(
@@ -58,7 +77,6 @@ def make_training_step(
         restoration_loss(restored, clean, 0.01).backward()
         optimizer.step()
         optimizer.zero_grad()
-        if device.type != "cpu":
-            getattr(torch, device.type).synchronize()
+        wait(device)
 
     return step
