@@ -25,8 +25,8 @@ def restore(
         net: a network with `size_multiple` and `inference_bytes_per_pixel`; its mode is kept.
         image: (3, H, W) in [0, 1], on any device.
         named: (1, K) as in the network's forward, or None for blind.
-        tile: side of the square tiles in pixels; 0 for the whole image at once; None to choose
-            the largest that fits into the free memory.
+        tile: side of the tiles in pixels, at most (they are made equal); 0 for the whole image at
+            once; None to choose the largest that fits into the free memory.
 
     Returns:
         (3, H, W) in [0, 1], clipped, on the network's device.
@@ -42,12 +42,12 @@ def restore(
     overlap = min(TILE_OVERLAP, tile // 2)
     total = torch.zeros_like(image)
     weight = torch.zeros_like(image[:, :1])
-    for top in _starts(height, tile, overlap):
-        for left in _starts(width, tile, overlap):
-            window = (..., slice(top, top + tile), slice(left, left + tile))
+    for top, bottom in _spans(height, tile, overlap, net.size_multiple):
+        for left, right in _spans(width, tile, overlap, net.size_multiple):
+            window = (..., slice(top, bottom), slice(left, right))
             part = image[window]
-            rows = _ramp(part.shape[2], overlap, top > 0, top + tile < height, device)
-            columns = _ramp(part.shape[3], overlap, left > 0, left + tile < width, device)
+            rows = _ramp(part.shape[2], overlap, top > 0, bottom < height, device)
+            columns = _ramp(part.shape[3], overlap, left > 0, right < width, device)
             mask = rows[:, None] * columns
             total[window] += mask * _restore_whole(net, part, named)
             weight[window] += mask
@@ -87,10 +87,16 @@ def _restore_whole(net: nn.Module, image: Tensor, named: Tensor | None) -> Tenso
     return restored[..., :height, :width].clamp(0, 1)
 
 
-def _starts(length: int, tile: int, overlap: int) -> list[int]:
-    """First pixels of the tiles along one side; the last tile ends with the image."""
-    last = max(0, length - tile)
-    return [*range(0, last, tile - overlap), last]
+def _spans(length: int, tile: int, overlap: int, multiple: int) -> list[tuple[int, int]]:
+    """First pixels of the tiles along one side, and those after their last; no more than needed.
+
+    Equal sides, multiples of the network's; the last tile ends with the image.
+    """
+    count = max(1, math.ceil((length - overlap) / (tile - overlap)))
+    side = math.ceil((length + (count - 1) * overlap) / count / multiple) * multiple
+    side = min(side, tile, length)
+    starts = [min(index * (side - overlap), length - side) for index in range(count)]
+    return [(start, start + side) for start in starts]
 
 
 def _ramp(length: int, overlap: int, fade_in: bool, fade_out: bool, device: torch.device) -> Tensor:
