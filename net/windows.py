@@ -4,10 +4,10 @@ A feed-forward widens C channels to 5 C and writes them out several times; on a 
 then the limit, not the arithmetic. Every output pixel depends only on inputs within a radius, so
 windows of the image, each with a margin of that radius, give the same result up to rounding, and
 their intermediates are small enough for the cache. Training recomputes a window in its backward
-pass instead of keeping the intermediates, which takes less time on the CPU and far less memory.
+pass instead of keeping the intermediates, which takes less time on the CPU.
 
-On other devices, and for what fits into one window, the function is simply called. With 384
-channels or more a window is mostly margin and gains nothing (PERFORMANCE.md).
+On other devices, and for what fits into one window, the function is simply called. Where channels
+are many a window is mostly margin, and gains nothing (PERFORMANCE.md).
 
 Shapes: B batch, C channels, H x W pixels. Deviations: none, results are equal up to rounding.
 """
