@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import torch
 
 from data.datasets import BALANCES
-from data.degradations import ALL_TASKS_MODE, DEGRADATION_NAMES, DEGRADATIONS, TASKS, Task
+from data.degradations import ALL_TASKS_MODE, CLEAN, DEGRADATION_NAMES, DEGRADATIONS, TASKS, Task
 from data.pairing import DataSet, describe_layout, find_data_sets
 from data.protocols import PROTOCOLS
 from net import BASELINES, NETWORKS, AMPromptIR
@@ -88,6 +88,11 @@ def train_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     group = parser.add_argument_group("data")
     add_training_flags(group)
     group.add_argument(
+        "--synthesize",
+        action="store_true",
+        help="make rain and haze from the clean photographs in --denoise_dir, anew for each patch",
+    )
+    group.add_argument(
         "--exclude_test_scenes",
         action=argparse.BooleanOptionalAction,
         default=True,
@@ -136,6 +141,12 @@ def train_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     group.add_argument(
         "--fft_weight", type=weight, default=0.01, help="weight of the loss between spectra"
+    )
+    group.add_argument(
+        "--classification_weight",
+        type=weight,
+        default=0.0,
+        help="weight of the loss that teaches am_promptir to tell the degradations apart",
     )
     group.add_argument(
         "--named_probability",
@@ -204,6 +215,19 @@ def train_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
             setattr(options, name, value or network.choices[name][0])
         elif value is not None:
             parser.error(f"--{name} {value}: {options.network} has no such choice; leave it out")
+    if options.classification_weight and not network.gives_scores:
+        parser.error(
+            f"--classification_weight {options.classification_weight:g}: {options.network} does "
+            "not tell degradations apart; leave it out"
+        )
+    if options.synthesize:
+        for task in TASKS:
+            flag = f"{task.name}_dir"
+            if task != CLEAN and getattr(options, flag) != _default_folder(flag, task):
+                parser.error(
+                    f"--synthesize and --{flag}: with the former, images to {task.name} are made "
+                    f"from those in --{CLEAN.name}_dir; give one of them"
+                )
     options.de_type = [name for name in DEGRADATION_NAMES if name in options.de_type]
     return options
 

@@ -2,6 +2,7 @@
 
 python train.py                                     # all five degradations, as the paper
 python train.py --de_type derain                    # any subset
+python train.py --synthesize                        # from clean photographs alone
 python train.py --resume                            # go on with the run in ckpt/
 torchrun --nproc_per_node 4 train.py                # several GPUs (or --num_gpus 4, or SLURM)
 """
@@ -22,7 +23,7 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 
 from data.datasets import BALANCES, TrainingSet, ValidationSet, split
-from data.degradations import DEGRADATION_NAMES, DEGRADATIONS, TASKS
+from data.degradations import CLEAN, DEGRADATION_NAMES, DEGRADATIONS, TASKS, Task
 from data.loaders import make_loaders
 from data.pairing import (
     Pair,
@@ -58,6 +59,8 @@ MAY_CHANGE = ("total_steps", "steps_per_epoch")  # on --resume; the second follo
 OLDER = {  # what versions did that had no such choice
     "exclude_test_scenes": False,
     "balance": BALANCES[0],
+    "classification_weight": 0.0,
+    "synthesized": False,
     **{name: values[0] for name, values in AMPromptIR.choices.items()},
 }
 
@@ -168,12 +171,14 @@ def make_restorer(
             "exclude_test_scenes": options.exclude_test_scenes,
             "patch_size": options.patch_size,
             "balance": options.balance,
+            "synthesized": options.synthesize,
             "samples_per_step": plan.samples_per_step,
             "epoch_samples": training_set.epoch_samples,
         },
         rate=options.lr,
         schedule=options.schedule,
         spectral_weight=options.fft_weight,
+        classification_weight=options.classification_weight,
         named_probability=options.named_probability,
         total_steps=plan.total_steps,
         steps_per_epoch=plan.steps_per_epoch,
@@ -268,21 +273,14 @@ def find_pairs(
     small, num_images = [], 0
     wanted = [entry for entry in DEGRADATIONS if entry.name in options.de_type]
     for task in TASKS:
-        entries = [entry for entry in wanted if entry.task == task.name]
+        entries = [
+            entry
+            for entry in wanted
+            if task.name == (CLEAN.name if options.synthesize else entry.task)
+        ]
         if not entries:
             continue
-        folder = getattr(options, f"{task.name}_dir")
-        data_sets = find_data_sets(folder, task)
-        if not data_sets:
-            what = "no training images in it" if folder.is_dir() else "no such folder"
-            raise UserError(
-                f"--{task.name}_dir {folder}: {what}; expected {describe_layout(task)}; "
-                f"put them there, or train others than {task.name} with --de_type"
-            )
-        pairs = [pair for data_set in data_sets for pair in data_set.pairs]
-        if options.data_file_dir:
-            pairs = read_list(options.data_file_dir / task.list_file, pairs)
-        pairs = check_test_scenes(pairs, task.name, options.exclude_test_scenes)
+        pairs = find_pairs_of_task(options, task)
         sizes |= read_sizes(pairs)
         small += check_sizes(pairs, sizes, options.patch_size)
         num_images += len(pairs)
@@ -296,6 +294,26 @@ def find_pairs(
             stacklevel=1,
         )
     return training, validation, sizes
+
+
+def find_pairs_of_task(options: Namespace, task: Task) -> list[Pair]:
+    """The pairs to train in a task's folder.
+
+    Raises:
+        UserError: there are none.
+    """
+    folder = getattr(options, f"{task.name}_dir")
+    data_sets = find_data_sets(folder, task)
+    if not data_sets:
+        what = "no training images in it" if folder.is_dir() else "no such folder"
+        raise UserError(
+            f"--{task.name}_dir {folder}: {what}; expected {describe_layout(task)}; "
+            f"put them there, or train others than {task.name} with --de_type"
+        )
+    pairs = [pair for data_set in data_sets for pair in data_set.pairs]
+    if options.data_file_dir:
+        pairs = read_list(options.data_file_dir / task.list_file, pairs)
+    return check_test_scenes(pairs, task.name, options.exclude_test_scenes)
 
 
 def check_test_scenes(pairs: list[Pair], task: str, exclude: bool) -> list[Pair]:

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset, Sampler
 from data.cache import ImageCache
 from data.degradations import DEGRADATIONS, Degradation
 from data.pairing import Pair
+from data.synthesis import fit_map
 from data.transforms import (
     add_noise,
     augment,
@@ -27,6 +28,7 @@ from data.transforms import (
 from utils.image_io import read_image, to_tensor
 
 BALANCES = ("equal", "published")
+MAX_MAPS = 4096  # kept by each process, of what a synthesis knows of a photograph
 
 
 class Sample(NamedTuple):
@@ -71,6 +73,7 @@ class TrainingSet(Dataset):
         self.pairs = [list(pairs[entry.name]) for entry in self.degradations]
         self.epoch_samples = sum(self._samples_of_degradations())
         self._plans: dict[int, np.ndarray] = {}
+        self._maps: dict[tuple[str, Path], np.ndarray] = {}  # of this process
         visits = self._visits_of_images()
         self.num_images = len(visits)
         wanted = {path: sizes[path] for path, _ in visits.most_common() if path in (sizes or {})}
@@ -86,6 +89,7 @@ class TrainingSet(Dataset):
         degradation, pair = self.degradations[which], self.pairs[which][item]
 
         images = load_pair(pair, read=self.cache.read)
+        images = add_map(images, degradation, pair, self._maps)
         images = [pad_to_size(image, self.patch_size) for image in images]
         images = augment(crop_patch(images, self.patch_size, generator), generator)
         return make_sample(images, degradation, pair, generator)
@@ -167,7 +171,8 @@ class ValidationSet(Dataset):
     def __getitem__(self, position: int) -> Sample:
         degradation, index, pair = self.items[position]
         generator = np.random.default_rng((self.seed, degradation.sigma or 0, index))
-        return make_sample(load_pair(pair), degradation, pair, generator)
+        images = add_map(load_pair(pair), degradation, pair)
+        return make_sample(images, degradation, pair, generator)
 
 
 def split(pairs: Sequence[Pair], num_validation: int) -> tuple[list[Pair], list[Pair]]:
@@ -194,6 +199,28 @@ def load_pair(
     return [crop_to_multiple(image) for image in images] if cropped else images
 
 
+def add_map(
+    images: list[np.ndarray],
+    degradation: Degradation,
+    pair: Pair,
+    known: dict[tuple[str, Path], np.ndarray] | None = None,
+) -> list[np.ndarray]:
+    """The images of `load_pair`, after the map of the photograph that a synthesis needs, if any.
+
+    Args:
+        known: maps by degradation and file; those found are added while there is room.
+    """
+    synthesis = degradation.synthesis
+    if pair.degraded or synthesis is None or synthesis.map is None:
+        return images
+    known = {} if known is None else known
+    key = degradation.name, pair.clean
+    found = known[key] if key in known else synthesis.map(images[-1])
+    if len(known) < MAX_MAPS:
+        known[key] = found
+    return [fit_map(found, images[-1].shape[:2]), *images]
+
+
 def make_sample(
     images: list[np.ndarray],
     degradation: Degradation,
@@ -201,13 +228,15 @@ def make_sample(
     generator: np.random.Generator | np.random.RandomState,
     rounded: bool = False,
 ) -> Sample:
-    """A sample of images as `load_pair` gives them; noise is added where the degradation is."""
+    """A sample of images as `add_map` gives them; what has no degraded image is degraded here."""
     clean = images[-1]
-    degraded = (
-        images[0]
-        if degradation.sigma is None
-        else add_noise(clean, degradation.sigma, generator, rounded=rounded)
-    )
+    if degradation.sigma is not None:
+        degraded = add_noise(clean, degradation.sigma, generator, rounded=rounded)
+    elif pair.degraded is None:
+        found = images[0] if len(images) > 1 else None
+        degraded = degradation.synthesis.degrade(clean, found, generator)
+    else:
+        degraded = images[0]
     return Sample(to_tensor(degraded), to_tensor(clean), degradation.name, pair.name)
 
 

@@ -6,12 +6,16 @@ network always has a row for each, whichever were trained, so that checkpoints a
 
 from typing import NamedTuple
 
+from data.synthesis import Synthesis, add_haze, add_rain, guess_depth
+
 
 class Degradation(NamedTuple):
     """One kind of damage.
 
     name: as in `--de_type`; task: as in `TASKS`; sigma: of the noise, on the 255 scale, or None;
-    text: what CLIP is told; repeats: visits of each image in a published epoch.
+    text: what CLIP is told; repeats: visits of each image in a published epoch; synthesis: how
+    clean photographs are degraded where there are no pairs (`train.py --synthesize`); noise has
+    none, it is always made on the fly.
     """
 
     name: str
@@ -19,6 +23,7 @@ class Degradation(NamedTuple):
     sigma: int | None
     text: str
     repeats: int
+    synthesis: Synthesis | None = None
 
 
 class Task(NamedTuple):
@@ -41,8 +46,10 @@ DEGRADATIONS = (
     Degradation("denoise_15", "denoise", 15, "a photo with light Gaussian noise, sigma 15", 3),
     Degradation("denoise_25", "denoise", 25, "a photo with medium Gaussian noise, sigma 25", 3),
     Degradation("denoise_50", "denoise", 50, "a photo with heavy Gaussian noise, sigma 50", 3),
-    Degradation("derain", "derain", None, "a photo with rain streaks", 120),
-    Degradation("dehaze", "dehaze", None, "a photo with haze", 1),
+    Degradation("derain", "derain", None, "a photo with rain streaks", 120, Synthesis(add_rain)),
+    Degradation(
+        "dehaze", "dehaze", None, "a photo with haze", 1, Synthesis(add_haze, guess_depth)
+    ),
 )
 
 TASKS = (
@@ -72,6 +79,7 @@ TASKS = (
     ),
 )
 
+CLEAN = TASKS[0]  # whose folders hold clean images
 ALL_TASKS_MODE = len(TASKS)
 DEGRADATION_NAMES = tuple(degradation.name for degradation in DEGRADATIONS)
 

@@ -42,7 +42,7 @@ MAX_DEPTH = 3  # folders between a given folder and its images
 
 
 class Pair(NamedTuple):
-    """A degraded image and its clean one; `degraded` is None where noise is added on the fly."""
+    """A degraded image and its clean one; `degraded` is None where it is made on the fly."""
 
     degraded: Path | None
     clean: Path

@@ -1,4 +1,7 @@
-"""Crops, augmentation, padding and noise on uint8 images (H, W, 3); randomness is passed in."""
+"""Crops, augmentation, padding and noise on uint8 images (H, W, 3); randomness is passed in.
+
+Maps (H, W) that belong to an image are cropped, turned and padded with it.
+"""
 
 import numpy as np
 
@@ -17,7 +20,8 @@ def pad_to_size(image: np.ndarray, size: int) -> np.ndarray:
     short = [max(0, size - side) for side in image.shape[:2]]
     if not any(short):
         return image
-    return np.pad(image, ((0, short[0]), (0, short[1]), (0, 0)), mode="reflect")
+    widths = [(0, short[0]), (0, short[1]), (0, 0)][: image.ndim]
+    return np.pad(image, widths, mode="reflect")
 
 
 def crop_patch(

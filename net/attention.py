@@ -23,21 +23,23 @@ from torch.nn import functional as F
 class SMAM(nn.Module):
     """Local convolutions and a global gate from the row means and column means.
 
-    Shape: (B, C, H, W) -> (B, C, H, W).
+    Shape: (B, C, H, W) -> (B, C, H, W). `local_expansion`: channels inside the local branch per
+    channel, 2 in the paper.
     """
 
     radius = 1  # of the pixels that one output depends on, beside the strips
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, local_expansion: int = 2) -> None:
         super().__init__()
         self.channels = channels
-        self.local_in = nn.Conv2d(channels, 2 * channels, 1)
-        self.local_out = nn.Conv2d(2 * channels, 2 * channels, 3, padding=1)
+        self.local_channels = local_expansion * channels
+        self.local_in = nn.Conv2d(channels, self.local_channels, 1)
+        self.local_out = nn.Conv2d(self.local_channels, self.local_channels, 3, padding=1)
         self.strip_rows = nn.Conv2d(channels, 3 * channels, (3, 1), padding=(1, 0))
         self.strip_columns = nn.Conv2d(channels, 3 * channels, (1, 3), padding=(0, 1))
         self.strip_mix = nn.Conv2d(3 * channels, 3 * channels, 1)
         self.strip_gate = nn.Conv2d(3 * channels, channels, 1)
-        self.project_out = nn.Conv2d(3 * channels, channels, 1, bias=False)
+        self.project_out = nn.Conv2d(self.local_channels + channels, channels, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.compute(x, *self.strips(x), *self.prepare())
@@ -52,7 +54,7 @@ class SMAM(nn.Module):
     def prepare(self) -> tuple[Tensor, ...]:
         """The weights as `compute` takes them."""
         local, project_global = self.project_out.weight.split(
-            [2 * self.channels, self.channels], dim=1
+            [self.local_channels, self.channels], dim=1
         )
         local = local[:, :, 0, 0]  # (C, 2C)
         return (

@@ -16,6 +16,7 @@ class RestorationNetwork(nn.Module):
     choices: further constructor arguments, each with its values, the published one first.
     trainable: whether train.py can train it.
     can_be_named: whether `named` may say what is wrong; a network that cannot is always blind.
+    gives_scores: whether `forward` has `with_scores`, to tell what the network took to be wrong.
     size_multiple: H and W must be multiples of it (padding is the caller's, `utils.inference`).
     unused_weights: beginnings of the names in a published checkpoint that restoring never reads.
     inference_bytes_per_pixel: of peak memory without gradients, in float32, rounded up.
@@ -25,6 +26,7 @@ class RestorationNetwork(nn.Module):
     choices: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     trainable: ClassVar[bool] = True
     can_be_named: bool = False
+    gives_scores: ClassVar[bool] = False
     size_multiple: ClassVar[int] = 8
     unused_weights: ClassVar[tuple[str, ...]] = ()
     inference_bytes_per_pixel: int

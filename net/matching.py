@@ -13,7 +13,7 @@ from utils.errors import UserError
 MEASURES = {"parameters": count_parameters, "macs": count_macs}
 CLOSE = 0.01  # sizes that differ by less are equal
 WIDTHS = range(8, 129, 2)
-EXPANSIONS = (0.5, 8.0)
+EXPANSIONS = (0.25, 8.0)
 HALVINGS = 12  # of the range of expansions
 
 

@@ -39,6 +39,7 @@ class AMPromptIR(RestorationNetwork):
         blocks: transformer blocks per level, the latent last.
         refinement_blocks: blocks after the last decoder level.
         expansion: hidden channels of the feed-forward per channel.
+        local_expansion: the same for the local branch of SMAM.
         wide_prompts: whether a prompt block's transformer block sees features and prompt side by
             side (2C channels); otherwise a 1x1 convolution joins them to C channels before it.
         prompt_sizes: side of the learned prompt maps at levels 2, 3 and 4.
@@ -55,20 +56,22 @@ class AMPromptIR(RestorationNetwork):
             width=24, blocks=(2, 4, 4, 8), refinement_blocks=2, prompt_sizes=(64, 32, 16)
         ),
         "small": dict(  # an eighth of the multiply-accumulates of `paper` as released, for one GPU
-            width=26,
-            growth=1.25,
+            width=34,
+            growth=1,
             blocks=(1, 2, 2, 4),
             refinement_blocks=1,
             expansion=0.67,
+            local_expansion=1,
             wide_prompts=False,
             prompt_sizes=(64, 32, 16),
         ),
         "tiny": dict(  # for training on two CPU cores
-            width=12,
-            growth=1.25,
+            width=16,
+            growth=1,
             blocks=(1, 1, 1, 1),
             refinement_blocks=0,
             expansion=0.67,
+            local_expansion=1,
             wide_prompts=False,
             prompt_sizes=(16, 8, 4),
         ),
@@ -78,6 +81,7 @@ class AMPromptIR(RestorationNetwork):
         "attention": ("smam", "mdta"),
         "fusion": ("fefm", "concatenation"),
     }
+    gives_scores = True
     fusion_reductions = (4, 8)  # levels 2 and 3
 
     def __init__(
@@ -88,6 +92,7 @@ class AMPromptIR(RestorationNetwork):
         blocks: Sequence[int] = (2, 4, 4, 8),
         refinement_blocks: int = 2,
         expansion: float = 2.66,
+        local_expansion: int = 2,
         wide_prompts: bool = True,
         prompt_sizes: Sequence[int] = (64, 32, 16),
         num_degradations: int = 5,
@@ -117,8 +122,9 @@ class AMPromptIR(RestorationNetwork):
         decoder_widths = [2 * width, *widths[1:3]]  # full resolution keeps the concatenated skip
 
         def attend(channels: int) -> nn.Module:
-            heads = math.gcd(channels, channels // width)  # of `width` channels, or of more
-            return SMAM(channels) if attention == "smam" else MDTA(channels, heads)
+            heads = math.gcd(channels, channels // width)  # of about `width` channels each
+            smam = attention == "smam"
+            return SMAM(channels, local_expansion) if smam else MDTA(channels, heads)
 
         def stage(channels: int, num_blocks: int) -> nn.Sequential:
             return nn.Sequential(
@@ -150,7 +156,9 @@ class AMPromptIR(RestorationNetwork):
         nn.init.zeros_(self.output.weight)
         self.to(memory_format=torch.channels_last)  # as the layer norms leave their output
 
-    def forward(self, image: Tensor, named: Tensor | None = None) -> Tensor:
+    def forward(
+        self, image: Tensor, named: Tensor | None = None, with_scores: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Restore a batch.
 
         Args:
@@ -158,9 +166,11 @@ class AMPromptIR(RestorationNetwork):
             named: (B, K), what is said to be wrong with each image: a one-hot row names a
                 degradation, weights that sum to 1 mix several, a row of zeros is blind. None is
                 blind throughout.
+            with_scores: whether to tell what the network took to be wrong, too.
 
         Returns:
-            Restored (B, 3, H, W), not clipped.
+            Restored (B, 3, H, W), not clipped; with scores also (B, 3, K), a score of each
+            degradation read off the image at levels 4, 3 and 2: its softmax weighs the prompts.
 
         Raises:
             ValueError: H or W is not a multiple of 8.
@@ -179,14 +189,17 @@ class AMPromptIR(RestorationNetwork):
 
         x = self.latent(x)  # (B, C, H/8, W/8)
 
+        scores = []
         for level in (2, 1, 0):
-            x = self.prompts[level](x, text_table, named)
+            x, level_scores = self.prompts[level](x, text_table, named)
+            scores.append(level_scores)
             x = self.upsamples[level](x)  # (B, C of the level above, 2H, 2W)
             x = self.fusions[level](torch.cat([x, skips[level]], dim=1))
             x = self.decoders[level](x)
 
         x = self.refinement(x)
-        return image + self.output(x)
+        restored = image + self.output(x)
+        return (restored, torch.stack(scores, dim=1)) if with_scores else restored
 
     def name_degradation(self, index: int | Tensor, batch: int) -> Tensor:
         """`named` for a batch that has one degradation: a one-hot row each, (batch, K)."""

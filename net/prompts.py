@@ -58,8 +58,9 @@ class FIM(nn.Module):
 class AMPG(nn.Module):
     """Adaptive Multi-modal Prompt Generation: text and learned maps, chosen by the features.
 
-    Shape: features (B, C, H, W), text table (K, E) and `named` (B, K) -> (B, C, H, W). Without a
-    text width there is no text side (an ablation): the table is None and `named` unused.
+    Shape: features (B, C, H, W), text table (K, E) and `named` (B, K) -> the prompt (B, C, H, W),
+    and the scores (B, K) whose softmax are the weights read off the image. Without a text width
+    there is no text side (an ablation): the table is None and `named` unused.
     """
 
     def __init__(
@@ -75,8 +76,11 @@ class AMPG(nn.Module):
         self.prompt_scale = nn.Parameter(torch.ones(channels, 1, 1))
         self.feature_scale = nn.Parameter(torch.zeros(channels, 1, 1))
 
-    def forward(self, features: Tensor, text_table: Tensor | None, named: Tensor) -> Tensor:
-        weights = self.weigh(features.mean(dim=(2, 3))).softmax(dim=1)  # (B, K)
+    def forward(
+        self, features: Tensor, text_table: Tensor | None, named: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        scores = self.weigh(features.mean(dim=(2, 3)))  # (B, K)
+        weights = scores.softmax(dim=1)
 
         image_prompt = torch.einsum("bk,kchw->bchw", weights, self.maps)  # (B, C, s, s)
         image_prompt = F.interpolate(
@@ -90,14 +94,14 @@ class AMPG(nn.Module):
             prompt = self.interact(image_prompt, text_prompt)
         else:
             prompt = self.interact(image_prompt)
-        return self.prompt_scale * prompt + self.feature_scale * features
+        return self.prompt_scale * prompt + self.feature_scale * features, scores
 
 
 class PromptBlock(nn.Module):
     """AMPG beside the features, a transformer block over both, and back to C channels.
 
-    Shape: as `AMPG`. `attention` is the transformer block's. If not `wide`, both go to C channels
-    before the transformer block, which the paper has at 2C.
+    Shape: as `AMPG`, whose scores it passes on. `attention` is the transformer block's. If not
+    `wide`, both go to C channels before the transformer block, which the paper has at 2C.
     """
 
     def __init__(
@@ -116,9 +120,11 @@ class PromptBlock(nn.Module):
         self.block = TransformerBlock(2 * channels if wide else channels, expansion, attention)
         self.reduce = nn.Conv2d(2 * channels, channels, 1, bias=False)
 
-    def forward(self, features: Tensor, text_table: Tensor | None, named: Tensor) -> Tensor:
-        prompt = self.generate(features, text_table, named)
+    def forward(
+        self, features: Tensor, text_table: Tensor | None, named: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        prompt, scores = self.generate(features, text_table, named)
         joined = torch.cat([features, prompt], dim=1)  # (B, 2C, H, W)
         if self.wide:
-            return self.reduce(self.block(joined))
-        return self.block(self.reduce(joined))
+            return self.reduce(self.block(joined)), scores
+        return self.block(self.reduce(joined)), scores

@@ -1,7 +1,8 @@
 """The training of a restoration network: loss, optimizer, schedule and validation (Lightning).
 
 Source: the paper's training section. Deviations: each sample is named with probability 0.5, so
-that one checkpoint serves blind and named use; two schedules (`utils.schedules`).
+that one checkpoint serves blind and named use; two schedules (`utils.schedules`); a further loss
+that teaches the network to tell the degradations apart, if it is given a weight.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from net import NETWORKS
 from utils.inference import restore
-from utils.losses import restoration_loss
+from utils.losses import classification_loss, restoration_loss
 from utils.metrics import psnr
 from utils.schedules import rate_factor
 
@@ -34,6 +35,8 @@ class Restorer(L.LightningModule):
         run: what else decides the weights (patches, balance, sizes); a resumed run must agree.
         rate: peak learning rate; schedule: as in `utils.schedules`.
         spectral_weight: of the loss between spectra.
+        classification_weight: of the cross-entropy between what a network with `gives_scores`
+            takes to be wrong and what is, the mean over its levels; 0 leaves it out.
         named_probability: share of the samples whose degradation is named.
         total_steps, steps_per_epoch: lengths, in optimizer steps.
         seed: of the choice of named samples.
@@ -52,6 +55,7 @@ class Restorer(L.LightningModule):
         rate: float,
         schedule: str,
         spectral_weight: float,
+        classification_weight: float = 0.0,
         named_probability: float,
         total_steps: int,
         steps_per_epoch: int,
@@ -64,8 +68,16 @@ class Restorer(L.LightningModule):
 
     def training_step(self, batch: Any, batch_index: int) -> Tensor:
         named = self._draw_named(batch.task, batch_index) if self.net.can_be_named else None
-        restored = self.net(batch.degraded, named)
+        if self.hparams.classification_weight:
+            restored, scores = self.net(batch.degraded, named, with_scores=True)
+        else:
+            restored, scores = self.net(batch.degraded, named), None
         loss = restoration_loss(restored, batch.clean, self.hparams.spectral_weight)
+        if scores is not None:
+            rows = torch.tensor([self._row[task] for task in batch.task], device=self.device)
+            entropy = classification_loss(scores, rows)
+            self.log("train/classification", entropy)
+            loss = loss + self.hparams.classification_weight * entropy
         self.log("train/loss", loss)
         self.log("train/rate", self.trainer.optimizers[0].param_groups[0]["lr"])
         return loss

@@ -162,7 +162,7 @@ def test_wrong_growth_is_named(growth):
 )
 def test_affordable_configurations_keep_their_budgets(name, macs_per_pixel, parameters):
     net = build("am_promptir", name)
-    assert 0.9 < count_macs(net) / COUNTED_SIZE**2 / macs_per_pixel <= 1
+    assert 0.85 < count_macs(net) / COUNTED_SIZE**2 / macs_per_pixel <= 1
     assert count_parameters(net) <= parameters
 
 

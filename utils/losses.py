@@ -1,7 +1,8 @@
-"""The training loss: Charbonnier plus a small L1 distance between spectra."""
+"""The training loss: Charbonnier plus a small L1 distance between spectra, and classification."""
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 CHARBONNIER_EPSILON = 1e-3
 
@@ -29,3 +30,9 @@ def restoration_loss(restored: Tensor, clean: Tensor, spectral_weight: float) ->
     """charbonnier + spectral_weight * spectral_l1; the paper's weight is 0.01."""
     restored, clean = restored.float(), clean.float()
     return charbonnier(restored, clean) + spectral_weight * spectral_l1(restored, clean)
+
+
+def classification_loss(scores: Tensor, rows: Tensor) -> Tensor:
+    """Cross-entropy of (B, L, K) scores, at L levels, against the right rows (B,); a scalar."""
+    levels = scores.shape[1]
+    return F.cross_entropy(scores.float().flatten(0, 1), rows.repeat_interleave(levels))
