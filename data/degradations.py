@@ -47,9 +47,7 @@ DEGRADATIONS = (
     Degradation("denoise_25", "denoise", 25, "a photo with medium Gaussian noise, sigma 25", 3),
     Degradation("denoise_50", "denoise", 50, "a photo with heavy Gaussian noise, sigma 50", 3),
     Degradation("derain", "derain", None, "a photo with rain streaks", 120, Synthesis(add_rain)),
-    Degradation(
-        "dehaze", "dehaze", None, "a photo with haze", 1, Synthesis(add_haze, guess_depth)
-    ),
+    Degradation("dehaze", "dehaze", None, "a photo with haze", 1, Synthesis(add_haze, guess_depth)),
 )
 
 TASKS = (
