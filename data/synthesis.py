@@ -9,8 +9,10 @@ RESIDE's outdoor training set (Li et al. 2019); its depth was estimated by a net
 guess from the layout of outdoor photographs (`guess_depth`).
 
 No range was fitted to a test set. Those of streaks come from the sources' descriptions, not from
-their code: directions up to 45 degrees from the vertical, from light rain to heavy. Lengths and
-widths are in pixels and meant for photographs of about 0.15 megapixels (BSDS500).
+their code: directions up to 45 degrees from the vertical, from light rain to heavy, from short
+exposures (drops) to long ones (threads). Lengths, widths and coverage are drawn evenly on a
+logarithmic scale; lengths and widths are in pixels and meant for photographs of about 0.15
+megapixels (BSDS500).
 
 Images are uint8 RGB (H, W, 3); every random choice is drawn from the generator passed in.
 """
@@ -26,8 +28,8 @@ from skimage.segmentation import felzenszwalb
 LAYERS = (1, 3)
 DIRECTION = (-45.0, 45.0)  # degrees from the vertical, of a picture's rain
 VARIATION = 4.0  # degrees, of a layer's direction from the picture's
-LENGTH = (6.0, 60.0)  # pixels
-WIDTH = (0.4, 1.6)  # pixels, standard deviation across a streak
+LENGTH = (8.0, 100.0)  # pixels
+WIDTH = (0.4, 1.8)  # pixels, standard deviation across a streak
 COVERAGE = (0.004, 0.08)  # share of the pixels under a layer's streaks
 BRIGHTNESS = (0.15, 0.9)  # of a layer's brightest streaks; 1 is white
 FAINTEST = 0.4  # streak of a layer, relative to the brightest
@@ -38,6 +40,7 @@ AIRLIGHT = (0.8, 1.0)
 BETA = (0.04, 0.2)
 FARTHEST = 8.0  # in units of 1 / beta
 CURVE = (0.6, 1.6)  # exponent of a photograph's depth, drawn for each haze
+START = (0.0, 0.3)  # where a view begins, relative to its farthest point, drawn for each haze
 
 # depth
 DEPTH_SIDE = 160  # pixels, the longer side when it is guessed
@@ -79,8 +82,9 @@ def draw_streaks(size: tuple[int, int], generator: np.random.Generator) -> np.nd
     direction = generator.uniform(*DIRECTION)
     streaks = np.zeros(size, np.float32)
     for _ in range(generator.integers(LAYERS[0], LAYERS[1] + 1)):
-        length, width = generator.uniform(*LENGTH), generator.uniform(*WIDTH)
-        coverage = np.exp(generator.uniform(*np.log(COVERAGE)))
+        length, width, coverage = (
+            np.exp(generator.uniform(*np.log(limits))) for limits in (LENGTH, WIDTH, COVERAGE)
+        )
         brightness = generator.uniform(*BRIGHTNESS)
         seeds = coverage / (length * 2.5 * width) / KERNELS  # a pixel; a line is 2.5 sigma wide
         for _ in range(KERNELS):
@@ -113,7 +117,8 @@ def draw_line(length: float, width: float, angle: float) -> np.ndarray:
 def add_haze(image: np.ndarray, depth: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """Haze of a random density and airlight; `depth` (H, W) is relative to the farthest point."""
     airlight, beta = generator.uniform(*AIRLIGHT), generator.uniform(*BETA)
-    distance = FARTHEST * depth ** generator.uniform(*CURVE)
+    start = generator.uniform(*START)
+    distance = FARTHEST * (start + (1 - start) * depth ** generator.uniform(*CURVE))
     return scatter(image, distance, airlight, beta)
 
 

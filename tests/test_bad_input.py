@@ -158,7 +158,7 @@ def test_bad_checkpoints(fails, checkpoint, test_flags, tmp_path):
     torch.save({"weights": torch.zeros(2)}, tmp_path / "foreign.ckpt")
     changed(checkpoint, tmp_path / "other.ckpt", network="resnet")
     changed(checkpoint, tmp_path / "list.ckpt", network=[1])
-    wider = {"width": 16, "text": "learned"}
+    wider = {"width": 20, "text": "learned"}
     changed(checkpoint, tmp_path / "unfit.ckpt", network_arguments=wider)
     trap = tmp_path / "trap"
     with (tmp_path / "code.ckpt").open("wb") as file:
