@@ -38,7 +38,7 @@ KERNELS = 3  # shapes of streak in a layer
 # haze
 AIRLIGHT = (0.8, 1.0)
 BETA = (0.04, 0.2)
-FARTHEST = 8.0  # in units of 1 / beta
+FARTHEST = 5.5  # in units of 1 / beta; hazy photographs have 16 dB on average, as in SOTS outdoor
 CURVE = (0.6, 1.6)  # exponent of a photograph's depth, drawn for each haze
 START = (0.0, 0.3)  # where a view begins, relative to its farthest point, drawn for each haze
 
