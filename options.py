@@ -103,7 +103,7 @@ def train_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--balance",
         choices=BALANCES,
         default="equal",
-        help="visit each task equally often, or each image as often as published",
+        help="visit each task equally often, or each degradation, or each image as published",
     )
     group.add_argument(
         "--val_images",
@@ -133,6 +133,9 @@ def train_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--accumulate", type=positive, default=1, help="batches whose gradients make one step"
     )
     group.add_argument("--lr", type=positive_float, default=2e-4, help="peak learning rate")
+    group.add_argument(
+        "--clip_norm", type=positive_float, help="largest norm of a step's gradient; default: any"
+    )
     group.add_argument(
         "--schedule",
         choices=SCHEDULES,

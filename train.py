@@ -60,6 +60,7 @@ OLDER = {  # what versions did that had no such choice
     "exclude_test_scenes": False,
     "balance": BALANCES[0],
     "classification_weight": 0.0,
+    "clip_norm": None,
     "synthesized": False,
     **{name: values[0] for name, values in AMPromptIR.choices.items()},
 }
@@ -179,6 +180,7 @@ def make_restorer(
         schedule=options.schedule,
         spectral_weight=options.fft_weight,
         classification_weight=options.classification_weight,
+        clip_norm=options.clip_norm,
         named_probability=options.named_probability,
         total_steps=plan.total_steps,
         steps_per_epoch=plan.steps_per_epoch,

@@ -27,7 +27,7 @@ from data.transforms import (
 )
 from utils.image_io import read_image, to_tensor
 
-BALANCES = ("equal", "published")
+BALANCES = ("equal", "degradations", "published")
 MAX_MAPS = 4096  # kept by each process, of what a synthesis knows of a photograph
 
 
@@ -51,8 +51,9 @@ class TrainingSet(Dataset):
         patch_size: side of the square patches, in pixels.
         seed: of everything random here.
         balance: `equal` visits each task (denoise, derain, dehaze) equally often and a task's
-            degradations equally often; `published` repeats each image as the table says. Both
-            have the published number of samples in an epoch.
+            degradations equally often; `degradations` visits each degradation equally often;
+            `published` repeats each image as the table says. All have the published number of
+            samples in an epoch.
         sizes: (width, height) of the images that may be kept in memory once they are decoded.
         cache_bytes: memory for that; images that are visited more often come first.
     """
@@ -101,9 +102,10 @@ class TrainingSet(Dataset):
         ]
         if self.balance == "published":
             return published
-        tasks = [entry.task for entry in self.degradations]
-        per_task = sum(published) / len(set(tasks))
-        return [max(1, round(per_task / tasks.count(task))) for task in tasks]
+        by_task = self.balance == "equal"
+        groups = [entry.task if by_task else entry.name for entry in self.degradations]
+        per_group = sum(published) / len(set(groups))
+        return [max(1, round(per_group / groups.count(group))) for group in groups]
 
     def _visits_of_images(self) -> Counter[Path]:
         """How often each image is read in an epoch, on average."""

@@ -37,6 +37,7 @@ class Restorer(L.LightningModule):
         spectral_weight: of the loss between spectra.
         classification_weight: of the cross-entropy between what a network with `gives_scores`
             takes to be wrong and what is, the mean over its levels; 0 leaves it out.
+        clip_norm: a step's gradient is shortened to it where it is longer; None leaves it.
         named_probability: share of the samples whose degradation is named.
         total_steps, steps_per_epoch: lengths, in optimizer steps.
         seed: of the choice of named samples.
@@ -56,6 +57,7 @@ class Restorer(L.LightningModule):
         schedule: str,
         spectral_weight: float,
         classification_weight: float = 0.0,
+        clip_norm: float | None = None,
         named_probability: float,
         total_steps: int,
         steps_per_epoch: int,
@@ -82,6 +84,10 @@ class Restorer(L.LightningModule):
         self.log("train/rate", self.trainer.optimizers[0].param_groups[0]["lr"])
         return loss
 
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        if self.hparams.clip_norm:
+            torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.hparams.clip_norm)
+
     def on_validation_epoch_start(self) -> None:
         self._psnr = torch.zeros(2, len(self._row), device=self.device)  # sums and counts
 
@@ -104,7 +110,10 @@ class Restorer(L.LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         optimizer = torch.optim.AdamW(
-            self.net.parameters(), lr=self.hparams.rate, weight_decay=WEIGHT_DECAY
+            self.net.parameters(),
+            lr=self.hparams.rate,
+            weight_decay=WEIGHT_DECAY,
+            fused=self.device.type == "cuda",
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer,

@@ -228,6 +228,7 @@ def test_epochs_differ_and_visit_every_image(training_pairs):
     [
         # 3 images x (3 + 3 + 3 + 120 + 1) repeats = 390 samples, a third of them a task
         ("equal", [43, 43, 43, 130, 130]),
+        ("degradations", [78, 78, 78, 78, 78]),
         ("published", [9, 9, 9, 360, 3]),
     ],
 )
