@@ -140,7 +140,8 @@ def train_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--schedule",
         choices=SCHEDULES,
         default="cosine",
-        help="warm-up and cosine to zero, or the released code's table by epoch",
+        help="warm-up and cosine to zero at the last step, or at the end of --max_minutes (timed), "
+        "or the released code's table by epoch",
     )
     group.add_argument(
         "--fft_weight", type=weight, default=0.01, help="weight of the loss between spectra"
@@ -198,6 +199,8 @@ def train_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(argv)
     if options.patch_size % 8:
         parser.error(f"--patch_size {options.patch_size}: expected a multiple of 8")
+    if options.schedule == "timed" and not options.max_minutes:
+        parser.error("--schedule timed: needs --max_minutes, over which the rate goes to zero")
     if options.cuda is not None and options.num_gpus is not None:
         parser.error("--cuda and --num_gpus: give one of them")
     network = NETWORKS[options.network]

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import DDPStrategy
@@ -105,7 +105,7 @@ def main() -> int:
         return 0
 
     if options.compile:
-        restorer.net.compile()
+        restorer.net.compile_blocks()
     trainer = make_trainer(options, machine, plan, last, best, bool(len(validation_set)))
     if trainer.world_size != machine.num_processes:
         raise UserError(
@@ -238,7 +238,14 @@ def make_trainer(
         logger=make_loggers(options),
         callbacks=[
             AveragedWeights(),
-            RunControl(last, plan.total_steps, options.save_every, options.max_minutes),
+            RunControl(
+                last,
+                plan.total_steps,
+                options.save_every,
+                options.max_minutes,
+                timed=options.schedule == "timed",
+            ),
+            LearningRateMonitor(logging_interval="step"),
             RunProgress(plan.total_steps, plan.samples_per_step),
             SampleImages(options.ckpt_dir / "samples"),
             ModelCheckpoint(

@@ -82,6 +82,7 @@ class AMPromptIR(RestorationNetwork):
         "fusion": ("fefm", "concatenation"),
     }
     gives_scores = True
+    block = TransformerBlock
     fusion_reductions = (4, 8)  # levels 2 and 3
 
     def __init__(

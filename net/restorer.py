@@ -67,6 +67,7 @@ class Restorer(L.LightningModule):
         self.save_hyperparameters()
         self.net = NETWORKS[network](**network_arguments)
         self._row = {name: index for index, name in enumerate(degradations)}
+        self.time_share = 0.0  # of the run's time, kept by whoever ends it
 
     def training_step(self, batch: Any, batch_index: int) -> Tensor:
         named = self._draw_named(batch.task, batch_index) if self.net.can_be_named else None
@@ -76,12 +77,12 @@ class Restorer(L.LightningModule):
             restored, scores = self.net(batch.degraded, named), None
         loss = restoration_loss(restored, batch.clean, self.hparams.spectral_weight)
         if scores is not None:
-            rows = torch.tensor([self._row[task] for task in batch.task], device=self.device)
+            rows = torch.tensor([self._row[task] for task in batch.task])
+            rows = rows.to(self.device, non_blocking=True)
             entropy = classification_loss(scores, rows)
             self.log("train/classification", entropy)
             loss = loss + self.hparams.classification_weight * entropy
         self.log("train/loss", loss)
-        self.log("train/rate", self.trainer.optimizers[0].param_groups[0]["lr"])
         return loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -122,6 +123,7 @@ class Restorer(L.LightningModule):
                 step,
                 self.hparams.total_steps,
                 self.hparams.steps_per_epoch,
+                self.time_share,
             ),
         )
         return {
@@ -143,4 +145,4 @@ class Restorer(L.LightningModule):
         named = torch.zeros(len(tasks), len(self._row))
         for sample, (task, coin) in enumerate(zip(tasks, coins, strict=True)):
             named[sample, self._row[task]] = float(coin < self.hparams.named_probability)
-        return named.to(self.device)
+        return named.to(self.device, non_blocking=True)

@@ -195,7 +195,7 @@ def prepare_training(
     if device.type == "cuda":
         steps[f"{OURS}, bf16"] = make(networks[OURS], bf16=True)
         compiled = build_networks(options.configuration)[OURS]
-        compiled.compile()
+        compiled.compile_blocks()
         steps[f"{OURS}, bf16, compiled"] = make(compiled, bf16=True)
     return steps
 

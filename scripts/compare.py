@@ -327,7 +327,7 @@ def time_steps(contestants: Sequence[Contestant]) -> list[float]:
         if text is not None and not text.filled:
             text.fill(torch.randn_like(text.embeddings))
         if chosen.compile:
-            net.compile()
+            net.compile_blocks()
         steps.append(
             make_training_step(
                 net,

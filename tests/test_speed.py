@@ -10,6 +10,7 @@ from torch.nn import functional as F
 import net.windows
 from net import AMPromptIR
 from net.checkpoint import read_checkpoint
+from net.contract import RestorationNetwork
 from net.depthwise import depthwise
 from net.layers import TransformerBlock
 from net.windows import in_windows
@@ -149,7 +150,7 @@ def test_a_traced_network_computes_the_same():
     """What torch.compile traces, without the code generation, which needs a compiler."""
     net = build()
     traced = copy.deepcopy(net)
-    traced.compile(backend="aot_eager")
+    traced.compile_blocks(backend="aot_eager")
     image = torch.rand(1, 3, 32, 40)
     outputs = [network(image) for network in (net, traced)]
     assert torch.allclose(*outputs, atol=1e-5)
@@ -162,9 +163,9 @@ def test_a_traced_network_computes_the_same():
 
 
 def test_a_compiled_training_saves_what_any_does(run_script, train_flags, monkeypatch, tmp_path):
-    compile_module = torch.nn.Module.compile
+    compile_blocks = RestorationNetwork.compile_blocks
     monkeypatch.setattr(
-        torch.nn.Module, "compile", lambda module: compile_module(module, backend="aot_eager")
+        RestorationNetwork, "compile_blocks", lambda net: compile_blocks(net, backend="aot_eager")
     )
     flags = ["--de_type", "denoise_25", "--max_steps", 2, "--seed", 0]
     runs = {"plain": [], "compiled": ["--compile"]}

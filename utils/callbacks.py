@@ -12,7 +12,6 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, ProgressBar, WeightAveraging
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-from torch import Tensor
 from tqdm import tqdm
 
 from utils.comparison import write_comparison
@@ -31,17 +30,26 @@ class AveragedWeights(WeightAveraging):
 
     The decay grows from 0.18 to 0.999 as (1 + n) / (10 + n) over the steps n, so that short runs
     are not averaged with their random start.
+
+    Lightning's own update counts on the device and reads the count back, and keeps the average
+    where the module was made, on the CPU: a GPU would wait for both in every step.
     """
 
-    def __init__(self) -> None:
-        super().__init__(multi_avg_fn=_average)
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self._average_model.to(module.device)
 
-
-@torch.no_grad()
-def _average(averages: list[Tensor], currents: list[Tensor], num_averaged: Tensor) -> None:
-    steps = int(num_averaged)
-    decay = min(MAX_DECAY, (1 + steps) / (10 + steps))
-    torch._foreach_lerp_(averages, currents, 1 - decay)
+    @torch.no_grad()
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *step: Any) -> None:
+        if trainer.global_step == self._latest_update_step:
+            return  # in the middle of a step of several batches
+        self._latest_update_step = trainer.global_step
+        before = trainer.global_step - 1
+        decay = min(MAX_DECAY, (1 + before) / (10 + before)) if before else 0
+        averages, currents = (
+            [*net.parameters(), *net.buffers()] for net in (self._average_model.module, module)
+        )
+        torch._foreach_lerp_(averages, currents, 1 - decay)
+        self._average_model.n_averaged += 1
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -58,16 +66,33 @@ class RunControl(Callback):
 
     After SIGINT or SIGTERM the current step is finished and saved, then `Interrupted` is raised;
     the same signal a second later, or more, ends the process at once.
+
+    The time begins after the first step, in which the network may be compiled. It is that of one
+    session, or if `timed` (the learning rate then follows it) of all sessions of the run.
     """
 
     def __init__(
-        self, checkpoint: Path, total_steps: int, save_every: int, max_minutes: float | None
+        self,
+        checkpoint: Path,
+        total_steps: int,
+        save_every: int,
+        max_minutes: float | None,
+        timed: bool = False,
     ) -> None:
         self.checkpoint = checkpoint
         self.total_steps = total_steps
         self.save_every = save_every
         self.max_seconds = 60 * max_minutes if max_minutes else float("inf")
+        self.timed = timed
+        self.seconds = 0.0
         self.signals: dict[int, float] = {}  # by number, when it first came
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if self.timed:
+            self.seconds = state["seconds"]
 
     def on_load_checkpoint(
         self, trainer: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]
@@ -81,7 +106,8 @@ class RunControl(Callback):
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.step = trainer.global_step
-        self.end = time.monotonic() + self.max_seconds
+        self.clock: float | None = None
+        module.time_share = self.seconds / self.max_seconds
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._note_signal)
 
@@ -89,8 +115,9 @@ class RunControl(Callback):
         if trainer.global_step == self.step:
             return  # in the middle of a step of several batches
         self.step = trainer.global_step
+        self._note_time(trainer, module)
         anywhere = trainer.strategy.reduce_boolean_decision
-        stopped = anywhere(bool(self.signals) or time.monotonic() > self.end, all=False)
+        stopped = anywhere(bool(self.signals) or self.seconds > self.max_seconds, all=False)
         interrupted = stopped and anywhere(bool(self.signals), all=False)
         at_end = trainer.global_step >= self.total_steps
         finished = stopped or at_end
@@ -99,6 +126,15 @@ class RunControl(Callback):
         if interrupted and not at_end:
             raise Interrupted(f"step {trainer.global_step}")
         trainer.should_stop = finished  # validates once more, then ends
+
+    def _note_time(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        now = time.monotonic()
+        if self.clock is not None:
+            self.seconds += now - self.clock
+        self.clock = now
+        if self.timed:  # the rate must be the same in all processes
+            self.seconds = trainer.strategy.broadcast(self.seconds)
+        module.time_share = self.seconds / self.max_seconds
 
     def _note_signal(self, number: int, frame: Any) -> None:
         now = time.monotonic()

@@ -165,6 +165,7 @@ class Restormer(RestorationNetwork):
         "paper": dict(width=48, blocks=(4, 6, 6, 8), refinement_blocks=4),
         "tiny": dict(width=8, blocks=(1, 1, 1, 1), refinement_blocks=0),
     }
+    block = Block
 
     def __init__(
         self,
