@@ -83,6 +83,13 @@ def train_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
         choices=AMPromptIR.choices["fusion"],
         help="of am_promptir's skips: its own (fefm, the default), or concatenation",
     )
+    group.add_argument(
+        "--init",
+        type=Path,
+        metavar="FILE",
+        help="start from the weights of a checkpoint of the same network (fine-tuning): a path, or "
+        "a name inside ckpt/",
+    )
     _add_clip_flags(group)
 
     group = parser.add_argument_group("data")

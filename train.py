@@ -35,7 +35,7 @@ from data.pairing import (
 )
 from data.scenes import TEST_SCENES, describe_overlaps, leave_out
 from net import AMPromptIR
-from net.checkpoint import read_checkpoint
+from net.checkpoint import Trained, load_network, read_checkpoint
 from net.complexity import count_parameters
 from net.restorer import Restorer
 from net.text import embed
@@ -61,6 +61,7 @@ OLDER = {  # what versions did that had no such choice
     "balance": BALANCES[0],
     "classification_weight": 0.0,
     "clip_norm": None,
+    "init": None,
     "synthesized": False,
     **{name: values[0] for name, values in AMPromptIR.choices.items()},
 }
@@ -156,6 +157,9 @@ def make_restorer(
         text_encoder: of the run that is continued, whose table comes from its checkpoint.
     """
     embeddings = None
+    start = find_weights(options) if options.init else None
+    if start and not text_encoder:
+        text_encoder = start.description["text_encoder"]
     if options.text == "clip" and not text_encoder:
         texts = [degradation.text for degradation in DEGRADATIONS]
         embeddings, text_encoder = embed(texts, options.clip_pretrained, options.clip_quick_gelu)
@@ -173,6 +177,7 @@ def make_restorer(
             "patch_size": options.patch_size,
             "balance": options.balance,
             "synthesized": options.synthesize,
+            "init": start and start.description["sha256"],
             "samples_per_step": plan.samples_per_step,
             "epoch_samples": training_set.epoch_samples,
         },
@@ -188,7 +193,28 @@ def make_restorer(
     )
     if embeddings is not None:
         restorer.net.text.fill(embeddings)
+    if start:
+        restorer.net.load_state_dict(start.net.state_dict())
     return restorer
+
+
+def find_weights(options: Namespace) -> Trained:
+    """What `--init` names.
+
+    Raises:
+        UserError: it cannot be read, or is of another network than the flags are for.
+    """
+    trained = load_network(options.init)
+    names = ("network", "network_arguments")
+    wanted = (options.network, network_arguments(options))
+    for name, value in zip(names, wanted, strict=True):
+        if trained.description[name] != value:
+            raise UserError(
+                f"--init {options.init}: its {name.replace('_', ' ')} are "
+                f"{trained.description[name]}, but the flags are for {value}; give the flags it "
+                "was trained with, or leave --init out"
+            )
+    return trained
 
 
 def continue_restorer(
