@@ -433,4 +433,4 @@ def test_photographs_that_cannot_become_pairs(fails, run_script, photos, tmp_pat
     output.mkdir()  # empty, so it may be there
     result = run_script("scripts/synthesize", *flags, output)
     assert result.code == 0 and "1 photograph, 1 rainy and hazy" in result.out
-    assert (output / "Dehaze" / "original" / "a-1.png").is_file()
+    assert (output / "Dehaze" / "clean_synthetic" / "original" / "a-1.png").is_file()
