@@ -34,7 +34,7 @@ def main() -> int:
     options = parser.parse_args()
     photos = find_photos(options)
     output = check_output(options)
-    data_set = options.clean.resolve().name.lstrip(".")  # what begins with a dot is not read
+    data_set = options.clean.absolute().name.lstrip(".")  # what begins with a dot is not read
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as temporary:
         pairs = Path(temporary, "pairs")  # renamed when all of them are written
         for index, (name, path) in enumerate(tqdm(photos.items(), "writing", unit="photo")):
