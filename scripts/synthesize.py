@@ -38,9 +38,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as temporary:
         pairs = Path(temporary, "pairs")  # renamed when all of them are written
         for index, (name, path) in enumerate(tqdm(photos.items(), "writing", unit="photo")):
-            generator = np.random.default_rng((options.seed, index))
-            clean = read_image(path)
-            write_training_images(pairs, data_set, name, clean, options.variants, generator)
+            seeds = [(options.seed, index, variant) for variant in range(options.variants)]
+            generators = map(np.random.default_rng, seeds)
+            write_training_images(pairs, data_set, name, read_image(path), generators)
         if output.is_dir():
             output.rmdir()
         pairs.rename(output)
