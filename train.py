@@ -66,7 +66,12 @@ OLDER = {  # what versions did that had no such choice
     **{name: values[0] for name, values in AMPromptIR.choices.items()},
 }
 
-FLAGS = {"rate": "lr", "spectral_weight": "fft_weight", "trained": "de_type"}  # by another name
+FLAGS = {  # by another name
+    "rate": "lr",
+    "spectral_weight": "fft_weight",
+    "trained": "de_type",
+    "synthesized": "synthesize",
+}
 
 
 class Plan(NamedTuple):

@@ -1,104 +1,88 @@
 """A small data set from the photographs inside scikit-image's package; nothing is downloaded.
 
-Training and test photographs are disjoint in every task. Rain is made of streak layers; haze by
-the scattering model I = J t + A (1 - t), t = exp(-beta d), with true depth for the stereo pair and
-a made-up one (far at the top, with soft bumps) for the others. Such figures stand for nothing but
-themselves: they are not comparable with any published table.
+Training and test photographs are disjoint in every task. Rain and haze are those of
+`data.synthesis`, but rain comes from a few seeds, in training and test alike: strong and steep, so
+that a few minutes of training teach something. The test photographs have haze of a chosen density,
+with the measured depth for the stereo pair. Such figures stand for nothing but themselves: they are
+not comparable with any published table.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import skimage.data
 
+from data.degradations import of_task
+from data.synthesis import FARTHEST, fit_map, guess_depth, scatter, to_uint8
 from utils.image_io import write_image
 
 TRAIN_PHOTOS = ("astronaut", "coffee", "rocket", "immunohistochemistry")
-TEST_PHOTOS = ("chelsea", "motorcycle")
-VARIANTS = 4  # rainy and hazy versions of each training photograph
+TRAIN_SEEDS = (0, 6, 18, 27)  # of the rainy and hazy versions; rain leaves 17 to 26 dB
+TEST_PHOTOS = {"chelsea": 6, "motorcycle": 0}  # and the seeds of their rain, which leaves 19 dB
+TEST_AIRLIGHT, TEST_BETA = 0.9, 0.18  # of their haze, which leaves 13 dB on average
 LONGEST_SIDE = 640  # pixels; larger photographs are reduced
-HAZE_DEPTH = 6.0  # the farthest point, in the arbitrary unit of beta
-AIRLIGHTS = (0.8, 0.85, 0.9, 0.95, 1.0)
-BETAS = (0.12, 0.15, 0.18, 0.2)
+SYNTHETIC = "_synthetic"  # ends the name of a data set of which only the clean images are real
 # of the stereo pair, from scikit-image's documentation
 MOTORCYCLE_DOFFS = 31.086  # pixels
 
 
-def build_samples(folder: Path, seed: int = 0) -> None:
+def build_samples(folder: Path) -> None:
     """Write `folder`/Train and `folder`/test in the layouts that train.py and test.py read."""
-    generator = np.random.default_rng(seed)
     train, test = folder / "Train", folder / "test"
     for name in TRAIN_PHOTOS:
-        write_training_images(train, name, _photo(name), VARIANTS, generator)
+        generators = [np.random.default_rng(seed) for seed in TRAIN_SEEDS]
+        write_training_images(train, "samples", name, _photo(name), generators)
 
-    for name in TEST_PHOTOS:
+    for name, rain_seed in TEST_PHOTOS.items():
         clean = _photo(name)
-        depth = (
-            motorcycle_depth() if name == "motorcycle" else make_depth(clean.shape[:2], generator)
-        )
+        measured = name == "motorcycle"
+        depth = motorcycle_depth() if measured else fit_map(guess_depth(clean), clean.shape[:2])
         write_image(test / "denoise" / "samples" / f"{name}.png", clean)
         for task in ("derain", "dehaze"):
             write_image(test / task / "samples" / "target" / f"{name}.png", clean)
-        rainy = test / "derain" / "samples" / "input" / f"{name}.png"
-        write_image(rainy, add_rain(clean, generator))
-        hazy = test / "dehaze" / "samples" / "input" / f"{name}_0.9_0.15.png"
-        write_image(hazy, add_haze(clean, depth, 0.9, 0.15))
+        rainy = degrade(clean, "derain", np.random.default_rng(rain_seed))
+        write_image(test / "derain" / "samples" / "input" / f"{name}.png", rainy)
+        hazy = scatter(clean, FARTHEST * depth, TEST_AIRLIGHT, TEST_BETA)
+        name += f"_{TEST_AIRLIGHT}_{TEST_BETA}"
+        write_image(test / "dehaze" / "samples" / "input" / f"{name}.png", hazy)
 
 
 def write_training_images(
-    folder: Path, name: str, clean: np.ndarray, variants: int, generator: np.random.Generator
+    folder: Path,
+    data_set: str,
+    name: str,
+    clean: np.ndarray,
+    generators: Iterable[np.random.Generator],
 ) -> None:
     """Write a photograph, and rainy and hazy variants of it, in the layout that train.py reads.
 
-    A photograph is one clean file in every task, so that validation holds out all of it; `name` has
-    no underscore, which ends it in the hazy variants' names.
+    A photograph is one clean file in every task, so that validation holds out all of it.
+
+    Args:
+        data_set: a folder in each task's, by which test.py calls the pairs.
+        name: of the file; no underscore, which would end it in the hazy variants' names.
+        generators: one for each variant.
     """
-    write_image(folder / "Denoise" / f"{name}.png", clean)
-    for variant in range(variants):
-        rainy = folder / "Derain" / "rainy"
-        write_image(rainy / f"{name}_rain{variant}.png", add_rain(clean, generator))
-        airlight, beta = generator.choice(AIRLIGHTS), generator.choice(BETAS)
-        hazy = add_haze(clean, make_depth(clean.shape[:2], generator), airlight, beta)
-        synthetic = folder / "Dehaze" / "synthetic"
-        write_image(synthetic / f"{name}_{variant}_{airlight}_{beta}.png", hazy)
-    write_image(folder / "Derain" / "gt" / f"{name}.png", clean)
-    write_image(folder / "Dehaze" / "original" / f"{name}.png", clean)
+    write_image(folder / "Denoise" / data_set / f"{name}.png", clean)
+    rain, haze = (folder / task / (data_set + SYNTHETIC) for task in ("Derain", "Dehaze"))
+    for variant, generator in enumerate(generators):
+        rainy, hazy = (degrade(clean, task, generator) for task in ("derain", "dehaze"))
+        write_image(rain / "rainy" / f"{name}_rain{variant}.png", rainy)
+        write_image(haze / "synthetic" / f"{name}_haze{variant}.png", hazy)
+    write_image(rain / "gt" / f"{name}.png", clean)
+    write_image(haze / "original" / f"{name}.png", clean)
 
 
-def add_rain(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Add streaks of one direction, in a near and a far layer, to a uint8 image (H, W, 3)."""
-    height, width = image.shape[:2]
-    angle = generator.uniform(-25, 25)  # degrees from the vertical
-    streaks = np.zeros((height, width))
-    for length, density, strength in ((11, 0.006, 0.4), (25, 0.002, 0.7)):
-        drops = (generator.random((height, width)) < density * generator.uniform(0.6, 1.2)).astype(
-            np.float64
-        )
-        kernel = _line_kernel(length, angle)
-        streaks += strength * cv2.filter2D(drops, -1, kernel, borderType=cv2.BORDER_REFLECT)
-    streaks = cv2.GaussianBlur(streaks, (0, 0), 0.6)[..., None]
-    rainy = image / 255 + streaks * (1 - 0.4 * image / 255)
-    return _to_uint8(rainy)
-
-
-def add_haze(image: np.ndarray, depth: np.ndarray, airlight: float, beta: float) -> np.ndarray:
-    """The scattering model on a uint8 image (H, W, 3), with depth (H, W) in units of 1 / beta."""
-    transmission = np.exp(-beta * depth)[..., None]
-    return _to_uint8(image / 255 * transmission + airlight * (1 - transmission))
-
-
-def make_depth(size: tuple[int, int], generator: np.random.Generator) -> np.ndarray:
-    """A made-up depth map (H, W) up to `HAZE_DEPTH`: far at the top, with soft bumps."""
-    height, width = size
-    slope = np.linspace(1, 0.4, height)[:, None]
-    bumps = cv2.resize(generator.random((5, 6)), (width, height), interpolation=cv2.INTER_CUBIC)
-    depth = slope + 0.5 * (bumps - 0.5)
-    return HAZE_DEPTH * np.clip(depth / 1.2, 0.3, 1)
+def degrade(image: np.ndarray, task: str, generator: np.random.Generator) -> np.ndarray:
+    """A rainy (task derain) or hazy (dehaze) version of a uint8 image (H, W, 3)."""
+    (degradation,) = of_task(task)
+    return degradation.synthesis.apply(image, generator)
 
 
 def motorcycle_depth() -> np.ndarray:
-    """The measured depth (H, W) of the stereo pair's left image, up to `HAZE_DEPTH`.
+    """The measured depth (H, W) of the stereo pair's left image, relative to its farthest point.
 
     Depth is inverse to disparity plus the offset of the principal points; pixels without a
     disparity are filled in from their surroundings.
@@ -107,9 +91,9 @@ def motorcycle_depth() -> np.ndarray:
     unknown = ~np.isfinite(disparity)
     depth = 1 / (np.where(unknown, 1, disparity) + MOTORCYCLE_DOFFS)
     depth /= depth[~unknown].max()
-    levels = _to_uint8(np.where(unknown, 0, depth))
+    levels = to_uint8(np.where(unknown, 0, depth))
     filled = cv2.inpaint(levels, unknown.astype(np.uint8), 5, cv2.INPAINT_TELEA) / 255
-    return HAZE_DEPTH * np.where(unknown, filled, depth)
+    return np.where(unknown, filled, depth)
 
 
 def _photo(name: str) -> np.ndarray:
@@ -122,16 +106,3 @@ def _photo(name: str) -> np.ndarray:
         size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
         image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     return np.ascontiguousarray(image[..., :3])
-
-
-def _line_kernel(length: int, angle: float) -> np.ndarray:
-    """A motion-blur kernel whose strongest streak has height 1: a line at `angle` degrees."""
-    kernel = np.zeros((length, length))
-    kernel[:, length // 2] = 1
-    turn = cv2.getRotationMatrix2D((length // 2, length // 2), angle, 1)
-    return cv2.warpAffine(kernel, turn, (length, length))
-
-
-def _to_uint8(image: np.ndarray) -> np.ndarray:
-    """[0, 1], clipped, to uint8."""
-    return np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)

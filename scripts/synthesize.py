@@ -1,7 +1,15 @@
 """Pairs from clean photographs alone: python -m scripts.synthesize --clean DIR --output DIR
 
-Writes Denoise, Derain and Dehaze in the layout that train.py reads, with rain and haze made as
-`data.samples` says. What is trained on them is not comparable with published figures.
+Writes Denoise, Derain and Dehaze in the layout that train.py reads, with the rain and haze of
+`data.synthesis`, the same again with the same seed and photographs. To train on such photographs,
+`train.py --synthesize` makes new rain and haze for each patch instead.
+
+test.py takes them too, as a test set of clean photographs that have no rainy or hazy partners:
+
+    python -m scripts.synthesize --clean test/denoise/bsd68 --output synthetic
+    python test.py --mode 2 --dehaze_path synthetic/Dehaze      # "bsd68_synthetic dehaze (68)"
+
+Figures from either are not comparable with published ones.
 """
 
 import argparse
@@ -26,11 +34,13 @@ def main() -> int:
     options = parser.parse_args()
     photos = find_photos(options)
     output = check_output(options)
+    data_set = options.clean.absolute().name.lstrip(".")  # what begins with a dot is not read
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as temporary:
         pairs = Path(temporary, "pairs")  # renamed when all of them are written
         for index, (name, path) in enumerate(tqdm(photos.items(), "writing", unit="photo")):
-            generator = np.random.default_rng((options.seed, index))
-            write_training_images(pairs, name, read_image(path), options.variants, generator)
+            seeds = [(options.seed, index, variant) for variant in range(options.variants)]
+            generators = map(np.random.default_rng, seeds)
+            write_training_images(pairs, data_set, name, read_image(path), generators)
         if output.is_dir():
             output.rmdir()
         pairs.rename(output)

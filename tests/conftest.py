@@ -13,7 +13,7 @@ import skimage.data
 import torch
 
 from data.degradations import DEGRADATION_NAMES
-from data.samples import add_haze, add_rain, make_depth
+from data.samples import degrade
 from net import AMPromptIR
 from net.restorer import Restorer
 from utils.image_io import write_image
@@ -106,8 +106,7 @@ def data_folder(tmp_path_factory, photos) -> Path:
     for index, clean in enumerate(photos):
         test = index >= 3
         name = f"photo{index}"
-        rainy = add_rain(clean, generator)
-        hazy = add_haze(clean, make_depth(clean.shape[:2], generator), 0.9, 0.12)
+        rainy, hazy = (degrade(clean, task, generator) for task in ("derain", "dehaze"))
         top = folder / ("test" if test else "Train")
         if test:
             write_image(top / "denoise" / "bsd68" / f"{name}.png", clean)

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 import options
+from data.degradations import DEGRADATIONS, Degradation, Task
+from data.synthesis import Synthesis
 from tests.conftest import ROOT
 
 PACKAGES = ("data", "net", "utils")
@@ -72,6 +74,22 @@ def test_every_flag_of_the_network_changes_it(flag):
         for flags in ([], [f"--{flag}", NETWORK_FLAGS[flag]])
     )
     assert usual != other
+
+
+@pytest.mark.parametrize("entry", [Degradation, Task, Synthesis])
+def test_every_field_of_the_table_is_read(entry):
+    files = [
+        *ROOT.glob("*.py"),
+        *(path for name in PACKAGES for path in (ROOT / name).rglob("*.py")),
+    ]
+    nodes = [node for path in files for node in ast.walk(ast.parse(path.read_text()))]
+    read = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    assert set(entry._fields) <= read
+
+
+def test_every_degradation_can_be_made_from_clean_images():
+    for entry in DEGRADATIONS:
+        assert (entry.sigma is None) != (entry.synthesis is None), entry.name
 
 
 def test_requirements_are_what_is_imported():

@@ -378,6 +378,23 @@ def test_scores_of_several_data_sets_make_one_row(run_script, data_folder, tmp_p
     assert row.count("inf/1.000") == 3  # two data sets and their mean
 
 
+def test_photographs_become_a_test_set(run_script, checkpoints, data_folder, tmp_path):
+    flags = ["--clean", data_folder / "test" / "denoise" / "bsd68"]
+    for output in ("one", "two"):
+        result = run_script("scripts/synthesize", *flags, "--output", tmp_path / output)
+        assert result.code == 0, result.err
+    one, two = (list_images(tmp_path / output, recursive=True) for output in ("one", "two"))
+    assert [path.read_bytes() for path in one] == [path.read_bytes() for path in two]
+    flags = ["--ckpt_name", checkpoints[0], "--output_path", tmp_path / "out", "--cuda=-1"]
+    for mode, task, folder in ((1, "derain", "Derain"), (2, "dehaze", "Dehaze")):
+        place = ["--mode", mode, f"--{task}_path", tmp_path / "one" / folder]
+        result = run_script("test", *flags, *place)
+        assert result.code == 0, result.err
+        assert f"bsd68_synthetic {task} (2)" in result.out  # never taken for a published set
+        content = json.loads((tmp_path / "out" / "paper_blind" / "results.json").read_text())
+        assert 5 < content["results"][0]["degraded_psnr"] < 45
+
+
 def test_photographs_become_pairs_to_train_on(run_script, fails, train_flags, photos, tmp_path):
     for index, photo in enumerate(photos):
         write_image(tmp_path / "clean" / f"photo_{index}.png", photo)
@@ -433,4 +450,4 @@ def test_photographs_that_cannot_become_pairs(fails, run_script, photos, tmp_pat
     output.mkdir()  # empty, so it may be there
     result = run_script("scripts/synthesize", *flags, output)
     assert result.code == 0 and "1 photograph, 1 rainy and hazy" in result.out
-    assert (output / "Dehaze" / "original" / "a-1.png").is_file()
+    assert (output / "Dehaze" / "clean_synthetic" / "original" / "a-1.png").is_file()
