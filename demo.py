@@ -14,7 +14,7 @@ from typing import NamedTuple
 from torch import Tensor
 from tqdm import tqdm
 
-from net.checkpoint import Trained, load_network
+from net.checkpoint import Trained, default_checkpoint, load_network
 from net.text import embed, weigh_by_similarity
 from options import demo_options
 from utils.comparison import COMPARISONS, write_comparison
@@ -43,7 +43,7 @@ def main() -> int:
     options = demo_options()
     device = choose_device(options.cuda)
     targets = find_targets(options.input, options.output)
-    trained = load_network(options.ckpt_name)
+    trained = load_network(options.ckpt_name or default_checkpoint())
     trained.net.to(device)
     named = name_degradation(trained, options)
     check_writable(options.output)

@@ -16,11 +16,12 @@ from data.degradations import ALL_TASKS_MODE, CLEAN, DEGRADATION_NAMES, DEGRADAT
 from data.pairing import DataSet, describe_layout, find_data_sets
 from data.protocols import PROTOCOLS
 from net import BASELINES, NETWORKS, AMPromptIR
+from net.checkpoint import DEFAULTS
 from utils.devices import CPU
 from utils.errors import UserError
 from utils.schedules import SCHEDULES
 
-DEFAULT_CHECKPOINT = Path("best.ckpt")
+DEFAULT_CHECKPOINT_HELP = f"without it the first there of {', '.join(DEFAULTS)}"
 CLIP_PRETRAINED = "laion2b_s34b_b79k"
 TRAINABLE = [name for name, network in NETWORKS.items() if network.trainable]
 PRECISIONS = ("auto", "bf16", "fp32")
@@ -296,9 +297,9 @@ def test_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--ckpt_name",
         type=Path,
         nargs="+",
-        default=[DEFAULT_CHECKPOINT],
         metavar="FILE",
-        help="checkpoints: paths, or names inside ckpt/; several make one table",
+        help="checkpoints: paths, or names inside ckpt/; several make one table; "
+        + DEFAULT_CHECKPOINT_HELP,
     )
     parser.add_argument(
         "--network",
@@ -332,9 +333,8 @@ def demo_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--ckpt_name",
         type=Path,
-        default=DEFAULT_CHECKPOINT,
         metavar="FILE",
-        help="checkpoint: a path, or a name inside ckpt/",
+        help="checkpoint: a path, or a name inside ckpt/; " + DEFAULT_CHECKPOINT_HELP,
     )
     _add_inference_flags(parser)
     return parser.parse_args(argv)

@@ -18,7 +18,7 @@ from data.datasets import Sample
 from data.degradations import ALL_TASKS_MODE, TASKS, Task, of_task
 from data.pairing import DataSet, Pair, check_sizes, describe_layout, read_sizes
 from data.protocols import PAPER_NOISE_SEED, iterate_test_set
-from net.checkpoint import Trained, load_network
+from net.checkpoint import Trained, default_checkpoint, load_network
 from options import find_in_folder, test_options
 from utils.comparison import COMPARISONS, write_comparison
 from utils.devices import choose_device
@@ -34,7 +34,8 @@ from utils.tables import make_table
 def main() -> int:
     options = test_options()
     device = choose_device(options.cuda)
-    candidates = [load_network(name, options.network) for name in options.ckpt_name]
+    names = options.ckpt_name or [default_checkpoint()]
+    candidates = [load_network(name, options.network) for name in names]
     networks = {candidate.description["network"] for candidate in candidates}
     if options.network not in (None, *networks):
         raise UserError(
