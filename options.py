@@ -17,12 +17,12 @@ from data.pairing import DataSet, describe_layout, find_data_sets
 from data.protocols import PROTOCOLS
 from net import BASELINES, NETWORKS, AMPromptIR
 from net.checkpoint import DEFAULTS
+from net.text import CLIP_PRETRAINED
 from utils.devices import CPU
 from utils.errors import UserError
 from utils.schedules import SCHEDULES
 
 DEFAULT_CHECKPOINT_HELP = f"without it the first there of {', '.join(DEFAULTS)}"
-CLIP_PRETRAINED = "laion2b_s34b_b79k"
 TRAINABLE = [name for name, network in NETWORKS.items() if network.trainable]
 PRECISIONS = ("auto", "bf16", "fp32")
 LARGEST_EXPANSION = 100
@@ -319,7 +319,14 @@ def test_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def demo_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Flags of demo.py. Raises `UserError`."""
     parser = Parser("Restore pictures of any size.")
-    parser.add_argument("--input", type=Path, required=True, help="a picture, or a folder of them")
+    parser.add_argument(
+        "--input",
+        nargs="+",
+        required=True,
+        metavar="PATH",
+        help="pictures, folders of them (with those inside), or patterns such as 'photos/*.jpg'; "
+        "- for a list of pictures on standard input, one a line",
+    )
     parser.add_argument("--output", type=Path, default=Path("output"), help="folder for the result")
     saying = parser.add_mutually_exclusive_group()
     saying.add_argument(
@@ -327,6 +334,12 @@ def demo_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     saying.add_argument(
         "--text", metavar="WORDS", help="what is wrong, in words of your own (needs CLIP)"
+    )
+    parser.add_argument(
+        "--strength",
+        type=probability,
+        default=1.0,
+        help="from 0, the picture as it was, to 1, as the network restores it",
     )
     _add_clip_flags(parser)
     _add_compare_flag(parser, "input and result")

@@ -36,7 +36,7 @@ def imported_packages(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_imports_go_one_way(package):
-    ours = {*PACKAGES, *SCRIPTS, "options", "scripts"}
+    ours = {*PACKAGES, *SCRIPTS, "options", "scripts", "am_promptir"}
     for path in (ROOT / package).rglob("*.py"):
         assert imported_packages(path) & ours <= ALLOWED[package], path
 
@@ -87,7 +87,9 @@ def test_requirements_are_what_is_imported():
     ]
     imported = set.union(*map(imported_packages, files))
     third_party = (
-        imported - set(sys.stdlib_module_names) - {*PACKAGES, "options", "scripts", "tests", ""}
+        imported
+        - set(sys.stdlib_module_names)
+        - {*PACKAGES, "options", "scripts", "tests", "am_promptir", ""}
     )
     through_lightning = {"tensorboard", "wandb"}  # imported by its loggers
     assert third_party == listed - through_lightning
