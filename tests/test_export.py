@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from net.checkpoint import DEFAULTS, default_checkpoint, load_network
 from net.weights import DESCRIPTION
-from tests.conftest import save_untrained
+from tests.conftest import ROOT, save_untrained
 from utils.image_io import read_image, write_image
 
 
@@ -151,3 +153,54 @@ def test_export_that_cannot_be(exported, fails, tmp_path):
     message = fails("scripts/export", *flags, tmp_path / "half.safetensors", "--half")
     assert "--half: output.weight holds values beyond 65504; leave it out" in message
     assert not (tmp_path / "half.safetensors").exists()
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory):
+    """A checkpoint whose prompts matter, its export as onnxruntime runs it, and the network."""
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package)
+    import onnxruntime
+
+    folder = tmp_path_factory.mktemp("onnx")
+    checkpoint = save_untrained(folder / "tiny.ckpt")
+    command = [sys.executable, "-m", "scripts.export", "--ckpt_name", checkpoint]
+    command += ["--format", "onnx", "--output", folder / "tiny.onnx"]
+    done = subprocess.run([*map(str, command)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    assert sorted(path.name for path in folder.iterdir()) == ["tiny.ckpt", "tiny.onnx"]
+    providers = ["CPUExecutionProvider"]
+    session = onnxruntime.InferenceSession(folder / "tiny.onnx", providers=providers)
+    return session, load_network(checkpoint).net
+
+
+@pytest.mark.parametrize("shape", [(1, 64, 64), (1, 136, 72), (2, 8, 248)])
+def test_onnx_gives_the_same(session, shape):
+    session, net = session
+    batch, height, width = shape
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(batch, 3, height, width, generator=generator)
+    found = []
+    for named in (torch.zeros(batch, 5), net.name_degradation(3, batch)):
+        with torch.no_grad():
+            expected, scores = net(image, named, with_scores=True)
+        restored, weights = session.run(None, {"image": image.numpy(), "named": named.numpy()})
+        assert np.abs(restored - expected.clamp(0, 1).numpy()).max() < 1e-4
+        assert np.abs(weights - scores.softmax(dim=2).mean(dim=1).numpy()).max() < 1e-4
+        found.append(restored)
+    assert np.abs(found[0] - found[1]).max() > 1e-4  # so the text table is inside
+
+
+def test_onnx_says_what_it_is(session):
+    session, net = session
+    told = json.loads(session.get_modelmeta().custom_metadata_map[DESCRIPTION])
+    assert told == json.loads(json.dumps(net.origin))
+    assert told["hyper_parameters"]["degradations"][3] == "derain"
+
+
+def test_onnx_that_cannot_be(exported, fails, monkeypatch, tmp_path):
+    flags = ["--ckpt_name", exported, "--format", "onnx", "--output", tmp_path / "a.onnx"]
+    assert "--half: only for safetensors" in fails("scripts/export", *flags, "--half")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "pip install -r requirements-demo.txt" in fails("scripts/export", *flags)
+    assert not (tmp_path / "a.onnx").exists()
