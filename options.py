@@ -1,4 +1,4 @@
-"""The flags of train.py, test.py and demo.py, and those that a script in scripts/ shares.
+"""The flags of train.py, test.py, demo.py and app.py, and those that a script in scripts/ shares.
 
 Nothing is parsed at import.
 """
@@ -353,6 +353,29 @@ def demo_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def app_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Flags of app.py. Raises `UserError`."""
+    parser = Parser("A page to restore pictures on, for a browser.")
+    parser.add_argument(
+        "--ckpt_name",
+        type=Path,
+        metavar="FILE",
+        help="checkpoint: a path, or a name inside ckpt/; " + DEFAULT_CHECKPOINT_HELP,
+    )
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on: this machine alone, or 0.0.0.0 for whoever can reach it",
+    )
+    parser.add_argument("--port", type=port, default=7860, help="number of the port")
+    parser.add_argument("--max_mb", type=positive, default=64, help="MB of a file, at most")
+    parser.add_argument(
+        "--max_megapixels", type=positive, default=64, help="millions of pixels, at most"
+    )
+    _add_inference_flags(parser)
+    return parser.parse_args(argv)
+
+
 def add_training_flags(parser) -> None:
     """Where the training images are."""
     for task in TASKS:
@@ -413,6 +436,11 @@ def natural(text: str) -> int:
     """A whole number, 0 or above."""
     expected = "a whole number, 0 or above (and below 2**63)"
     return _number(int, text, lambda value: 0 <= value < 2**63, expected)
+
+
+def port(text: str) -> int:
+    """A whole number from 1 to 65535."""
+    return _number(int, text, lambda value: 0 < value < 2**16, "a whole number from 1 to 65535")
 
 
 def gpu_index(text: str) -> int:

@@ -3,7 +3,7 @@
 import contextlib
 import uuid
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -69,17 +69,24 @@ def read_size(path: Path) -> tuple[int, int]:
 
 
 @contextlib.contextmanager
-def open_image(path: Path) -> Iterator[ImageFile.ImageFile]:
-    """An opened picture; whatever reading it raises inside becomes a `UserError`."""
+def open_image(
+    source: Path | IO[bytes], name: str = "", formats: Sequence[str] | None = None
+) -> Iterator[ImageFile.ImageFile]:
+    """An opened picture; whatever reading it raises inside becomes a `UserError`.
+
+    name: for the error, instead of the path; formats: those of Pillow that are tried, all by
+    default.
+    """
+    name = name or str(source)
     try:
-        with Image.open(path) as image:
+        with Image.open(source, formats=formats) as image:
             yield image
     except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file") from error
+        raise UserError(f"{name}: no such file") from error
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
         raise UserError(
-            f"{path}: cannot be read as an image ({reason}); replace or remove it"
+            f"{name}: cannot be read as an image ({reason}); replace or remove it"
         ) from error
 
 

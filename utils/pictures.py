@@ -21,6 +21,7 @@ from torch import Tensor
 from utils.deep_images import encode_png, encode_tiff
 from utils.image_io import ORIENTATION_TAG, SAVE_OPTIONS, open_image, raw_mode, write_whole
 
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "TIFF", "BMP", "PPM")  # MPO: JPEGs of some cameras
 KEEP_ALPHA = {"PNG", "TIFF", "WEBP"}
 KEEP_DEPTH: dict[str, Callable[..., bytes]] = {"PNG": encode_png, "TIFF": encode_tiff}
 KEEP_METADATA = {"JPEG", "PNG", "TIFF", "WEBP"}
@@ -87,11 +88,29 @@ def read_picture(path: Path) -> Picture:
     Raises:
         UserError: the file is missing, not an image, or cut short.
     """
-    with open_image(path) as image:
-        return decode(image, path.read_bytes, str(path))
+    with open_image(path, formats=FORMATS) as image:
+        return _decode(image, path.read_bytes, str(path))
 
 
-def decode(image: ImageFile.ImageFile, read_file: Callable[[], bytes], name: str) -> Picture:
+def parse_picture(content: bytes, name: str, max_pixels: int) -> tuple[Picture, str]:
+    """The picture in a file's content, and its format as `encode` takes it.
+
+    Args:
+        name: for errors and warnings.
+        max_pixels: of a picture; a larger one is not decoded.
+
+    Raises:
+        UserError: as `read_picture`, or too many pixels.
+    """
+    with open_image(io.BytesIO(content), name, FORMATS) as image:
+        if image.width * image.height > max_pixels:
+            raise ValueError(
+                f"{image.width} x {image.height} pixels; expected at most {max_pixels:,}"
+            )
+        return _decode(image, lambda: content, name), image.format
+
+
+def _decode(image: ImageFile.ImageFile, read_file: Callable[[], bytes], name: str) -> Picture:
     """The picture of an opened file; `read_file` gives the whole file, for what Pillow cannot."""
     if image.mode == "F":
         raise ValueError("floating-point values; save it with 8 or 16 bits a channel")
