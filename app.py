@@ -5,6 +5,7 @@ otherwise; it asks nobody for a password. Files and pictures are bounded in size
 of our own, and what was uploaded and made is removed at the latest when the page is closed.
 """
 
+import html
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ import threading
 import time
 import uuid
 import warnings
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -100,58 +102,54 @@ async def _refuse(send: Any, max_bytes: int) -> None:
 
 def main() -> int:
     options = app_options()
-    folder = Path(tempfile.mkdtemp(prefix="am_promptir_"))
-    os.environ["GRADIO_TEMP_DIR"] = str(folder)  # read when gradio is imported
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     try:
         import gradio
-        from starlette.middleware import Middleware
     except ImportError as error:
         raise UserError(
             f"app.py needs the package gradio ({error}); pip install -r requirements-demo.txt"
         ) from error
     trained = load(options.ckpt_name, options.cuda)
     print(f"{trained.description['checkpoint']}: {trained.describe()}", flush=True)
+    with tempfile.TemporaryDirectory(prefix="am_promptir_", ignore_cleanup_errors=True) as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder  # for uploads and previews
+        page = build_page(gradio, trained, options, Path(folder))
+        serve(gradio, page, options)
+    return 0
+
+
+def serve(gradio: Any, page: Any, options: Namespace) -> None:
+    """Show the page until Ctrl-C or SIGTERM. Raises `UserError`."""
     limit = int(options.max_mb * 1e6)
-    max_pixels = int(options.max_megapixels * 1e6)
-    page = build_page(gradio, trained, options.tile, max_pixels, folder, options.max_mb)
     page.queue(max_size=20)
     try:
         page.launch(
             server_name=options.host,
             server_port=options.port,
             max_file_size=limit,
-            app_kwargs={"middleware": [Middleware(NamedUploads, max_bytes=limit)]},
+            app_kwargs={"middleware": [(NamedUploads, (), {"max_bytes": limit})]},
             theme=gradio.themes.Soft(font="system-ui", font_mono="monospace"),
             css=CSS,
             ssr_mode=False,
             quiet=True,
             prevent_thread_lock=True,
         )
-        print(f"open http://{options.host}:{options.port} in a browser; Ctrl-C ends", flush=True)
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
-        threading.Event().wait()
     except OSError as error:
         raise UserError(
             f"--host {options.host} --port {options.port}: cannot listen there, it is taken or "
             "not this machine's; give another port"
         ) from error
+    print(f"open http://{options.host}:{options.port} in a browser; Ctrl-C ends", flush=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
+    try:
+        threading.Event().wait()
     except KeyboardInterrupt:
         page.close(verbose=False)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    return 0
 
 
-def build_page(
-    gradio: Any, trained: Trained, tile: int | None, max_pixels: int, folder: Path, max_mb: int
-) -> Any:
-    """The page, as gradio's Blocks.
-
-    Args:
-        max_pixels: of a picture; max_mb: of a file, to be told.
-        folder: for results.
-    """
+def build_page(gradio: Any, trained: Trained, options: Namespace, folder: Path) -> Any:
+    """The page, as gradio's Blocks, with `folder` for results."""
+    max_pixels = int(options.max_megapixels * 1e6)
     texts = {degradation.name: degradation.text for degradation in DEGRADATIONS}
     choices = [("Let the network decide (blind)", BLIND)]
     choices += [(_label(name, texts.get(name, "")), name) for name in trained.degradations]
@@ -163,7 +161,7 @@ def build_page(
         progress=gradio.Progress(),  # noqa: B008, gradio's way
     ) -> tuple[Any, Any, Any, str]:
         if upload is None:
-            raise gradio.Error("Choose a picture first.", duration=None)
+            raise gradio.Error("Choose a picture first.", print_exception=False)
         progress(0, "reading")
 
         def show(part: Part) -> None:
@@ -176,11 +174,12 @@ def build_page(
                 picture, kind = parse_picture(Path(upload).read_bytes(), "The file", max_pixels)
                 progress(0, "restoring")
                 named = name_degradation(trained, None if task == BLIND else task)
-                result = restore_picture(picture, trained, named, strength, tile, show)
+                result = restore_picture(picture, trained, named, strength, options.tile, show)
                 kind = kind if kind in ENDINGS else "PNG"
                 content = encode(result.after, "JPEG" if kind == "MPO" else kind, "The result")
             except UserError as error:
-                raise gradio.Error(str(error), duration=None) from error
+                words = html.escape(str(error))
+                raise gradio.Error(words, duration=None, print_exception=False) from error
         file = _store(folder, content, f"restored.{ENDINGS[kind]}")
         width, height = picture.size
         notes = [f"{width} x {height} pixels, {kind}", *(str(entry.message) for entry in caught)]
@@ -198,7 +197,7 @@ def build_page(
         with gradio.Row():
             with gradio.Column(scale=2, min_width=300):
                 upload = gradio.File(
-                    label=f"PNG, JPEG, WebP, TIFF, BMP; {max_mb} MB",
+                    label=f"PNG, JPEG, WebP, TIFF, BMP; {options.max_mb} MB",
                     height=190,
                     elem_id="upload",
                 )

@@ -21,7 +21,7 @@ from torch import Tensor
 from utils.deep_images import encode_png, encode_tiff
 from utils.image_io import ORIENTATION_TAG, SAVE_OPTIONS, open_image, raw_mode, write_whole
 
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "TIFF", "BMP", "PPM")  # MPO: JPEGs of some cameras
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "PPM")
 KEEP_ALPHA = {"PNG", "TIFF", "WEBP"}
 KEEP_DEPTH: dict[str, Callable[..., bytes]] = {"PNG": encode_png, "TIFF": encode_tiff}
 KEEP_METADATA = {"JPEG", "PNG", "TIFF", "WEBP"}
