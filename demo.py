@@ -3,7 +3,7 @@
 python demo.py --input photo.jpg --output restored              # blind
 python demo.py --input photos --output restored --compare       # a folder, with side-by-sides
 python demo.py --input 'photos/**/*.jpg' --output restored      # a pattern; or several of all these
-find photos -newer yesterday | python demo.py --input - --output restored
+find photos -name '*.jpg' | python demo.py --input - --output restored
 python demo.py --input rainy.png --output restored --task derain --strength 0.7
 """
 
