@@ -19,7 +19,7 @@ $(VENV)/requirements: requirements.txt
 	$(RUN) -m pip install --requirement $<
 	touch $@
 
-$(VENV)/requirements-dev: requirements-dev.txt $(VENV)/requirements
+$(VENV)/requirements-dev: requirements-dev.txt requirements-demo.txt $(VENV)/requirements
 	$(RUN) -m pip install --requirement $<
 	touch $@
 

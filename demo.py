@@ -2,34 +2,33 @@
 
 python demo.py --input photo.jpg --output restored              # blind
 python demo.py --input photos --output restored --compare       # a folder, with side-by-sides
-python demo.py --input rainy.png --output restored --task derain
+python demo.py --input 'photos/**/*.jpg' --output restored      # a pattern; or several of all these
+find photos -name '*.jpg' | python demo.py --input - --output restored
+python demo.py --input rainy.png --output restored --task derain --strength 0.7
 """
 
+import glob
+import json
+import os
 import sys
-import warnings
 from argparse import Namespace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 from tqdm import tqdm
 
-from net.checkpoint import Trained, load_network
-from net.text import embed, weigh_by_similarity
+from am_promptir import Restored, describe_weights, load, name_degradation, restore_picture
+from net.checkpoint import Trained
 from options import demo_options
-from utils.comparison import COMPARISONS, write_comparison
-from utils.devices import choose_device
+from utils.comparison import COMPARISONS
 from utils.errors import UserError, run
-from utils.image_io import (
-    EXTENSIONS,
-    check_writable,
-    list_images,
-    read_image,
-    to_pixels,
-    to_tensor,
-    write_image,
-)
-from utils.inference import restore
+from utils.image_io import EXTENSIONS, check_writable, list_images, write_whole
+from utils.inference import Part
+from utils.pictures import read_picture
+
+REPORT = "restored.json"  # in the folder of the results
+ENDINGS = " ".join(sorted(EXTENSIONS))
 
 
 class Target(NamedTuple):
@@ -41,51 +40,115 @@ class Target(NamedTuple):
 
 def main() -> int:
     options = demo_options()
-    device = choose_device(options.cuda)
-    targets = find_targets(options.input, options.output)
-    trained = load_network(options.ckpt_name)
-    trained.net.to(device)
-    named = name_degradation(trained, options)
+    names, failures = find_pictures(options.input)
+    targets = find_targets(names, options.output)
+    trained = load(options.ckpt_name, options.cuda)
+    named = name_degradation(
+        trained, options.task, options.text, options.clip_pretrained, options.clip_quick_gelu
+    )
     check_writable(options.output)
-    print(f"{trained.description['checkpoint']}: {trained.describe()}")
+    print(f"{trained.description['checkpoint']}: {trained.describe()}", flush=True)
+    if options.text:
+        print(f"understood as: {describe_weights(_by_name(trained, named))}")
 
-    failed = 0
-    for source, target in tqdm(targets.items(), "restoring", unit="image"):
-        try:
-            degraded = read_image(source)
-        except UserError as error:
-            tqdm.write(f"left out: {error}", file=sys.stderr)
-            failed += 1
-            continue
-        restored = to_pixels(restore(trained.net, to_tensor(degraded), named, options.tile))
-        write_image(target.restored, restored)
-        if options.compare:
-            write_comparison(target.comparison, [degraded, restored], ("input", "restored"))
-    print(f"{len(targets) - failed} of {len(targets)} pictures restored: {options.output}")
-    return 2 if failed else 0
+    entries: list[dict[str, Any]] = []
+    with tqdm(targets.items(), "restoring", unit="picture", disable=not targets) as progress:
+        for source, target in progress:
+
+            def show(part: Part) -> None:
+                if part.total > 1:
+                    progress.set_postfix_str(f"tile {part.done} of {part.total}")
+
+            try:
+                picture = read_picture(source)
+                result = restore_picture(
+                    picture, trained, named, options.strength, options.tile, show
+                )
+                save(result, target, options.compare)
+            except UserError as error:
+                failures[str(source)] = str(error)
+                tqdm.write(f"failed: {_one_line(error)}", file=sys.stderr)
+                continue
+            entries.append(
+                {
+                    "input": str(source),
+                    "output": str(target.restored),
+                    "weights": result.weights,
+                }
+            )
+            if result.weights:
+                tqdm.write(f"{source}: looks like {describe_weights(result.weights)}")
+    entries += [{"input": name, "error": reason} for name, reason in failures.items()]
+    report = describe_run(trained, named, options) | {"pictures": entries}
+    text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
+    write_whole(options.output / REPORT, lambda file: file.write(text.encode()))
+
+    done = len(entries) - len(failures)
+    print(f"{done} of {len(entries)} pictures restored: {options.output}")
+    if failures:
+        print(f"{len(failures)} failed: {', '.join(failures)}", file=sys.stderr)
+    return 1 if failures else 0
 
 
-def find_targets(source: Path, output: Path) -> dict[Path, Target]:
-    """Where the results of each picture go: the same name, below the output folder.
+def find_pictures(inputs: list[str]) -> tuple[dict[Path, Path], dict[str, str]]:
+    """The pictures that `--input` means, each with the name of its result; and what is wrong.
+
+    A result is called as its picture, from the folder given, or the fixed part of a pattern; of
+    pictures given by themselves or in a list, from the deepest folder that holds all of them.
 
     Raises:
-        UserError: no picture, or a result would overwrite an input or another result.
+        UserError: what is given is none, or holds no pictures. Of a list, such lines are returned.
     """
-    if source.is_dir():
-        names = {path: path.relative_to(source) for path in list_images(source, recursive=True)}
-    elif source.is_file() and source.suffix.lower() not in EXTENSIONS:
-        raise UserError(
-            f"--input {source}: expected a picture ending in {' '.join(sorted(EXTENSIONS))}"
-        )
-    elif source.is_file():
-        names = {source: Path(source.name)}
-    else:
-        raise UserError(f"--input {source}: no such file or folder")
-    if not names:
-        raise UserError(
-            f"--input {source}: no pictures in this folder; expected files ending in "
-            f"{' '.join(sorted(EXTENSIONS))}"
-        )
+    names: dict[Path, Path] = {}
+    single: list[Path] = []
+    failures: dict[str, str] = {}
+    for given in inputs:
+        path = Path(given)
+        if given == "-":
+            for line in filter(None, map(str.strip, sys.stdin)):
+                fault = _find_fault(Path(line))
+                if fault:
+                    failures[line] = f"{line}: {fault}"
+                    print(f"failed: {failures[line]}", file=sys.stderr)
+                else:
+                    single.append(Path(line))
+        elif path.is_dir():
+            found = list_images(path, recursive=True)
+            if not found:
+                raise UserError(
+                    f"--input {path}: no pictures in this folder; expected files ending in "
+                    f"{ENDINGS}"
+                )
+            names |= {picture: picture.relative_to(path) for picture in found}
+        elif not path.exists() and glob.has_magic(given):
+            top = next(folder for folder in path.parents if not glob.has_magic(str(folder)))
+            try:
+                found = sorted(top.glob(str(path.relative_to(top))))
+            except ValueError as error:
+                raise UserError(f"--input {given}: no such pattern ({error})") from error
+            found = [picture for picture in found if not _find_fault(picture)]
+            if not found:
+                raise UserError(f"--input {given}: no picture's name is like this; correct it")
+            names |= {picture: picture.relative_to(top) for picture in found}
+        else:
+            fault = _find_fault(path)
+            if fault:
+                raise UserError(f"--input {path}: {fault}")
+            single.append(path)
+    if single:
+        top = Path(os.path.commonpath([picture.absolute().parent for picture in single]))
+        names |= {picture: picture.absolute().relative_to(top) for picture in single}
+    if not names and not failures:
+        raise UserError("--input -: no pictures on standard input; expected one path a line")
+    return names, failures
+
+
+def find_targets(names: dict[Path, Path], output: Path) -> dict[Path, Target]:
+    """Where the results of each picture go: below the output folder.
+
+    Raises:
+        UserError: a result would overwrite an input or another result.
+    """
     targets = {
         path: Target(output / name, output / COMPARISONS / name.with_name(f"{name.name}.png"))
         for path, name in names.items()
@@ -96,45 +159,48 @@ def find_targets(source: Path, output: Path) -> dict[Path, Target]:
             if path.resolve() in taken:
                 raise UserError(
                     f"--output {output}: {path} is an input or another result and would be "
-                    "overwritten; choose another folder"
+                    "overwritten; choose another folder, or restore the inputs one by one"
                 )
             taken.add(path.resolve())
     return targets
 
 
-def name_degradation(trained: Trained, options: Namespace) -> Tensor | None:
-    """What the user says is wrong, as the network takes it; None for blind."""
-    if (options.task or options.text) and not trained.net.can_be_named:
-        raise UserError(
-            f"{'--task' if options.task else '--text'}: {trained.title} cannot be told what is "
-            "wrong; leave the flag out"
-        )
-    if options.task:
-        if options.task not in trained.description["trained"]:
-            warnings.warn(f"--task {options.task}: not among what was trained", stacklevel=1)
-        return trained.net.name_degradation(trained.degradations.index(options.task), 1)
-    if options.text:
-        encoder = trained.description["text_encoder"]
-        if not trained.net.text.from_clip:
-            raise UserError(
-                f"--text: this checkpoint's text table is {encoder}, which knows no words; leave "
-                "--text out, or name the degradation by --task"
-            )
-        embedding, used = embed([options.text], options.clip_pretrained, options.clip_quick_gelu)
-        if used != encoder:
-            raise UserError(
-                f"--text: the checkpoint's texts were embedded by {encoder}, not {used}; give its "
-                "weights with --clip_pretrained, or name the degradation by --task"
-            )
-        table = trained.net.text()
-        weights = weigh_by_similarity(embedding[0].to(table.device), table)
-        said = ", ".join(
-            f"{name} {weight:.0%}"
-            for name, weight in zip(trained.degradations, weights.tolist(), strict=True)
-        )
-        print(f"understood as: {said}")
-        return weights[None]
-    return None
+def save(result: Restored, target: Target, compare: bool) -> None:
+    """Write the restored picture, and beside the input if that is asked for. Raises `UserError`."""
+    result.save(target.restored)
+    if compare:
+        result.save_comparison(target.comparison)
+
+
+def describe_run(trained: Trained, named: Tensor | None, options: Namespace) -> dict[str, Any]:
+    """What the report says of all pictures."""
+    return {
+        "checkpoint": trained.description["checkpoint"],
+        "sha256": trained.description["sha256"],
+        "network": trained.title,
+        "knowledge": "blind" if named is None else "named",
+        "task": options.task,
+        "text": options.text,
+        "named": None if named is None else _by_name(trained, named),
+        "strength": options.strength,
+    }
+
+
+def _by_name(trained: Trained, named: Tensor) -> dict[str, float]:
+    return dict(zip(trained.degradations, named[0].tolist(), strict=True))
+
+
+def _find_fault(path: Path) -> str:
+    """Why a path is no picture by its name, or nothing."""
+    if not path.is_file():
+        return "no such file" if not path.is_dir() else "a folder; expected a picture"
+    if path.suffix.lower() not in EXTENSIONS:
+        return f"expected a picture ending in {ENDINGS}"
+    return ""
+
+
+def _one_line(error: UserError) -> str:
+    return " ".join(str(error).split())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The flags of train.py, test.py and demo.py, and those that a script in scripts/ shares.
+"""The flags of train.py, test.py, demo.py and app.py, and those that a script in scripts/ shares.
 
 Nothing is parsed at import.
 """
@@ -16,12 +16,13 @@ from data.degradations import ALL_TASKS_MODE, CLEAN, DEGRADATION_NAMES, DEGRADAT
 from data.pairing import DataSet, describe_layout, find_data_sets
 from data.protocols import PROTOCOLS
 from net import BASELINES, NETWORKS, AMPromptIR
+from net.checkpoint import DEFAULTS
+from net.text import CLIP_PRETRAINED
 from utils.devices import CPU
 from utils.errors import UserError
 from utils.schedules import SCHEDULES
 
-DEFAULT_CHECKPOINT = Path("best.ckpt")
-CLIP_PRETRAINED = "laion2b_s34b_b79k"
+DEFAULT_CHECKPOINT_HELP = f"without it the first there of {', '.join(DEFAULTS)}"
 TRAINABLE = [name for name, network in NETWORKS.items() if network.trainable]
 PRECISIONS = ("auto", "bf16", "fp32")
 LARGEST_EXPANSION = 100
@@ -303,9 +304,9 @@ def test_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--ckpt_name",
         type=Path,
         nargs="+",
-        default=[DEFAULT_CHECKPOINT],
         metavar="FILE",
-        help="checkpoints: paths, or names inside ckpt/; several make one table",
+        help="checkpoints: paths, or names inside ckpt/; several make one table; "
+        + DEFAULT_CHECKPOINT_HELP,
     )
     parser.add_argument(
         "--network",
@@ -325,7 +326,14 @@ def test_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def demo_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Flags of demo.py. Raises `UserError`."""
     parser = Parser("Restore pictures of any size.")
-    parser.add_argument("--input", type=Path, required=True, help="a picture, or a folder of them")
+    parser.add_argument(
+        "--input",
+        nargs="+",
+        required=True,
+        metavar="PATH",
+        help="pictures, folders of them (with those inside), or patterns such as 'photos/*.jpg'; "
+        "- for a list of pictures on standard input, one a line",
+    )
     parser.add_argument("--output", type=Path, default=Path("output"), help="folder for the result")
     saying = parser.add_mutually_exclusive_group()
     saying.add_argument(
@@ -334,14 +342,42 @@ def demo_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     saying.add_argument(
         "--text", metavar="WORDS", help="what is wrong, in words of your own (needs CLIP)"
     )
+    parser.add_argument(
+        "--strength",
+        type=probability,
+        default=1.0,
+        help="from 0, the picture as it was, to 1, as the network restores it",
+    )
     _add_clip_flags(parser)
     _add_compare_flag(parser, "input and result")
     parser.add_argument(
         "--ckpt_name",
         type=Path,
-        default=DEFAULT_CHECKPOINT,
         metavar="FILE",
-        help="checkpoint: a path, or a name inside ckpt/",
+        help="checkpoint: a path, or a name inside ckpt/; " + DEFAULT_CHECKPOINT_HELP,
+    )
+    _add_inference_flags(parser)
+    return parser.parse_args(argv)
+
+
+def app_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Flags of app.py. Raises `UserError`."""
+    parser = Parser("A page to restore pictures on, for a browser.")
+    parser.add_argument(
+        "--ckpt_name",
+        type=Path,
+        metavar="FILE",
+        help="checkpoint: a path, or a name inside ckpt/; " + DEFAULT_CHECKPOINT_HELP,
+    )
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on: this machine alone, or 0.0.0.0 for whoever can reach it",
+    )
+    parser.add_argument("--port", type=port, default=7860, help="number of the port")
+    parser.add_argument("--max_mb", type=positive, default=64, help="MB of a file, at most")
+    parser.add_argument(
+        "--max_megapixels", type=positive, default=64, help="millions of pixels, at most"
     )
     _add_inference_flags(parser)
     return parser.parse_args(argv)
@@ -407,6 +443,11 @@ def natural(text: str) -> int:
     """A whole number, 0 or above."""
     expected = "a whole number, 0 or above (and below 2**63)"
     return _number(int, text, lambda value: 0 <= value < 2**63, expected)
+
+
+def port(text: str) -> int:
+    """A whole number from 1 to 65535."""
+    return _number(int, text, lambda value: 0 < value < 2**16, "a whole number from 1 to 65535")
 
 
 def gpu_index(text: str) -> int:

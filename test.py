@@ -18,7 +18,7 @@ from data.datasets import Sample
 from data.degradations import ALL_TASKS_MODE, TASKS, Task, of_task
 from data.pairing import DataSet, Pair, check_sizes, describe_layout, read_sizes
 from data.protocols import PAPER_NOISE_SEED, iterate_test_set
-from net.checkpoint import Trained, load_network
+from net.checkpoint import Trained, default_checkpoint, load_network
 from options import find_in_folder, test_options
 from utils.comparison import COMPARISONS, write_comparison
 from utils.devices import choose_device
@@ -34,7 +34,8 @@ from utils.tables import make_table
 def main() -> int:
     options = test_options()
     device = choose_device(options.cuda)
-    candidates = [load_network(name, options.network) for name in options.ckpt_name]
+    names = options.ckpt_name or [default_checkpoint()]
+    candidates = [load_network(name, options.network) for name in names]
     networks = {candidate.description["network"] for candidate in candidates}
     if options.network not in (None, *networks):
         raise UserError(
@@ -45,6 +46,8 @@ def main() -> int:
     for candidate in candidates:
         check_can_be_named(candidate, options.named)
     found, left_out = find_test_sets(options)
+    for candidate in candidates:
+        check_knows(candidate, options.named, [task.name for task, _ in found])
     knowledge = "named" if options.named else "blind"
     output = options.output_path / f"{options.protocol}_{knowledge}"
     folders = [output] if len(candidates) == 1 else [output / name_folder(c) for c in candidates]
@@ -97,6 +100,18 @@ def check_can_be_named(trained: Trained, named: bool) -> None:
         raise UserError(
             f"--named: {trained.title} of {trained.description['checkpoint']} cannot be told what "
             "is wrong; leave --named out"
+        )
+
+
+def check_knows(trained: Trained, named: bool, tasks: list[str]) -> None:
+    """Raise `UserError` if `--named` would tell the network what is not in its table."""
+    wanted = [degradation.name for task in tasks for degradation in of_task(task)]
+    unknown = [name for name in wanted if named and name not in trained.degradations]
+    if unknown:
+        raise UserError(
+            f"--named: {trained.description['checkpoint']} knows only "
+            f"{', '.join(trained.degradations)}, not {unknown[0]}; leave --named out, or use a "
+            "checkpoint of this table of degradations"
         )
 
 

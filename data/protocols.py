@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from data.datasets import Sample, load_pair, make_sample
+from data.datasets import Sample, add_map, load_pair, make_sample
 from data.degradations import Degradation
 from data.pairing import DataSet
 
@@ -24,6 +24,7 @@ def iterate_test_set(
     Protocol `paper`: centre-cropped to multiples of 16; one stream of noise runs through all
     images (sorted by name) of the first sigma, then of the second and the third; truncated.
     Protocol `clean`: whole images; noise is keyed by (seed, index), and rounded.
+    What else is made from clean images is keyed so in both.
     """
     stream = np.random.RandomState(PAPER_NOISE_SEED)
     for degradation in degradations:
@@ -39,6 +40,7 @@ def _iterate_test_images(
 ) -> Iterator[Sample]:
     paper = protocol == "paper"
     for index, pair in enumerate(data_set.pairs):
-        generator = stream if paper else np.random.default_rng((seed, index))
-        images = load_pair(pair, cropped=paper)
+        is_noise = degradation.sigma is not None
+        generator = stream if paper and is_noise else np.random.default_rng((seed, index))
+        images = add_map(load_pair(pair, cropped=paper), degradation, pair)
         yield make_sample(images, degradation, pair, generator, rounded=not paper)

@@ -1,9 +1,10 @@
 """Reading a checkpoint: the network it holds, and what it says of itself.
 
-A checkpoint is what training saves: weights (averaged, under `net.`) and plain values. A published
-one of a baseline holds weights alone (bare, or under `state_dict` or `params`; with `net.` or
-`module.` before the names, or without); which network it is for must be said. Files are read with
-`weights_only`, so that none from elsewhere can run code.
+A checkpoint is what training saves: weights (averaged, under `net.`) and plain values; or the same
+in the safetensors format (`net.weights`), as a file or in a folder that `save_pretrained` wrote. A
+published one of a baseline holds weights alone (bare, or under `state_dict` or `params`; with
+`net.` or `module.` before the names, or without); which network it is for must be said. Files are
+read so that none from elsewhere can run code (`weights_only`).
 """
 
 import hashlib
@@ -18,9 +19,15 @@ from torch import Tensor
 
 from net import BASELINES, NETWORKS, RestorationNetwork
 from net.complexity import count_macs, count_parameters
+from net.weights import ENDING, FILE_NAME, unpack_weights
 from utils.errors import UserError
 
 FOLDER = Path("ckpt")
+DEFAULTS = (  # inside FOLDER, the first that is there: one's own, then those that may ship
+    "best.ckpt",
+    "am_promptir_small.safetensors",
+    "am_promptir_tiny.safetensors",
+)
 PREFIX = "net."
 WRAPPERS = ("state_dict", "params")  # what published checkpoints keep their weights under
 WRAPPING_MODULES = re.compile(r"^((net|module)\.)+")  # and put before their names
@@ -71,17 +78,34 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
+def default_checkpoint() -> Path:
+    """The checkpoint to take where none is named.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = [FOLDER / name for name in DEFAULTS if (FOLDER / name).is_file()]
+    if not found:
+        raise UserError(
+            f"no checkpoint: none of {', '.join(DEFAULTS)} is in {FOLDER}/; train one with "
+            "train.py, or give the path of one with --ckpt_name"
+        )
+    return found[0]
+
+
 def load_network(name: Path, network: str | None = None) -> Trained:
     """Build the network that a checkpoint describes and load its weights.
 
     Args:
-        name: a path, or the name of a file inside ckpt/.
+        name: a path, or a name inside ckpt/, of a file or of a folder by `save_pretrained`.
         network: the baseline that a checkpoint which names none is for; others keep their own.
 
     Raises:
         UserError: as `read_checkpoint`, or the weights do not fit the network or are not finite.
     """
     path = name if name.exists() else FOLDER / name
+    if path.is_dir():
+        path = path / FILE_NAME
     content = _read(path)
     if network is None or _is_ours(content):
         _check_ours(path, content)
@@ -104,6 +128,8 @@ def _read(path: Path) -> Any:
             f"{path}: no such checkpoint file; train one with train.py, or give the path of one"
         )
     try:
+        if path.suffix == ENDING:
+            return unpack_weights(path, PREFIX)
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
@@ -136,10 +162,11 @@ def _check_ours(path: Path, content: Any) -> None:
 
 def _load_ours(path: Path, content: dict[str, Any], arguments: dict[str, Any]) -> Trained:
     try:
-        net = NETWORKS[arguments["network"]](**arguments["network_arguments"])
         weights = content["state_dict"]
         names = [name for name in weights if name.startswith(PREFIX)]
-        _fill(net, {name.removeprefix(PREFIX): weights[name] for name in names})
+        weights = {name.removeprefix(PREFIX): weights[name] for name in names}
+        net = _build(NETWORKS[arguments["network"]], arguments["network_arguments"], weights)
+        net.origin = {"hyper_parameters": dict(arguments), "global_step": content["global_step"]}
         description = {
             **_identify(path, net),
             "steps": content["global_step"],
@@ -165,9 +192,9 @@ def _load_published(path: Path, content: Any, network: str) -> Trained:
         found = {WRAPPING_MODULES.sub("", name): value for name, value in content.items()}
         weights = {name: value for name, value in found.items() if isinstance(value, Tensor)}
         arguments = BASELINES[network].published_arguments(weights)
-        net = BASELINES[network](**arguments)
-        names = [name for name in weights if not name.startswith(net.unused_weights)]
-        _fill(net, {name: weights[name] for name in names})
+        unused = BASELINES[network].unused_weights
+        names = [name for name in weights if not name.startswith(unused)]
+        net = _build(BASELINES[network], arguments, {name: weights[name] for name in names})
     except Exception as error:  # a file from elsewhere may hold anything
         raise UserError(
             f"{path}: its weights are not those of {network} as published ({error}); expected such "
@@ -186,23 +213,31 @@ def _load_published(path: Path, content: Any, network: str) -> Trained:
     return Trained(net.eval(), [], {**_identify(path, net), **origin})
 
 
-def _fill(net: RestorationNetwork, weights: Mapping[str, Tensor]) -> None:
-    """Load weights; raises `ValueError` with the first that does not fit, and how many do not."""
-    expected = net.state_dict()
-    shared = expected.keys() & weights.keys()
+def _build(
+    network: type[RestorationNetwork], arguments: Mapping[str, Any], weights: Mapping[str, Tensor]
+) -> RestorationNetwork:
+    """A network with these weights, which are compared with it before it takes any memory.
+
+    Raises:
+        ValueError: the first weight that does not fit, and how many do not.
+    """
+    with torch.device("meta"):
+        expected = network(**arguments).state_dict()
+    shared = [name for name in expected if name in weights]
     faults = {
-        "missing": [name for name in expected if name not in shared],
-        "unexpected": [name for name in weights if name not in shared],
-        "of another shape": [
-            name
-            for name in expected
-            if name in shared and expected[name].shape != weights[name].shape
+        "missing": [name for name in expected if name not in weights],
+        "unexpected": [name for name in weights if name not in expected],
+        "of another shape": [n for n in shared if expected[n].shape != weights[n].shape],
+        "of another kind of number": [
+            n for n in shared if expected[n].is_floating_point() != weights[n].is_floating_point()
         ],
     }
     found = [f"{len(names)} {fault}, first {names[0]}" for fault, names in faults.items() if names]
     if found:
         raise ValueError("; ".join(found))
-    net.load_state_dict(weights)
+    net = network(**arguments)
+    net.load_state_dict(weights)  # copies, and so widens half precision
+    return net
 
 
 def _identify(path: Path, net: RestorationNetwork) -> dict[str, Any]:

@@ -24,6 +24,7 @@ class RestorationNetwork(nn.Module):
     block: class of the modules that repeat and are compiled one by one, of trainable networks.
     unused_weights: beginnings of the names in a published checkpoint that restoring never reads.
     inference_bytes_per_pixel: of peak memory without gradients, in float32, rounded up.
+    origin: what its checkpoint said of the training, but for the weights (plain values); or None.
     """
 
     configurations: ClassVar[Mapping[str, Mapping[str, Any]]]
@@ -35,6 +36,7 @@ class RestorationNetwork(nn.Module):
     block: ClassVar[type[nn.Module]]
     unused_weights: ClassVar[tuple[str, ...]] = ()
     inference_bytes_per_pixel: int
+    origin: dict[str, Any] | None = None
 
     @classmethod
     def published_arguments(cls, names: Collection[str]) -> dict[str, Any]:

@@ -25,12 +25,13 @@ from net.attention import SMAM
 from net.baselines.restormer import MDTA
 from net.contract import RestorationNetwork
 from net.fusion import FEFM
+from net.hub import OnHub
 from net.layers import Downsample, TransformerBlock, Upsample
 from net.prompts import PromptBlock
 from net.text import CLIP_WIDTH, TEXT_SOURCES, TextTable
 
 
-class AMPromptIR(RestorationNetwork):
+class AMPromptIR(RestorationNetwork, OnHub):
     """All-in-one restoration: degraded image in, restored image out.
 
     Args:

@@ -22,6 +22,7 @@ from utils.errors import UserError
 
 CLIP_ARCHITECTURE = "ViT-B-32"
 CLIP_WIDTH = 512
+CLIP_PRETRAINED = "laion2b_s34b_b79k"  # an open_clip tag
 CLIP_TEMPERATURE = 0.01  # CLIP's own logit scale is 100
 TEXT_SOURCES = ("clip", "learned", "none")
 

@@ -297,31 +297,6 @@ def test_missing_default_sets_are_named_and_the_others_run(
     assert content["left_out"] == ["denoise", "dehaze"]
 
 
-def test_demo_restores_a_folder(run_script, checkpoint, photos, tmp_path):
-    source, output = tmp_path / "in", tmp_path / "out"
-    write_image(source / "a.png", photos[0][:37, :51])
-    write_image(source / "deeper" / "b.jpg", photos[1])
-    flags = ["--input", source, "--output", output, "--ckpt_name", checkpoint, "--cuda", -1]
-    result = run_script("demo", *flags, "--compare")
-    assert result.code == 0, result.err
-    assert read_image(output / "a.png").shape == (37, 51, 3)
-    assert (output / "deeper" / "b.jpg").exists()
-    assert read_image(output / "compare" / "deeper" / "b.jpg.png").shape[1] == 2 * 96 + 4
-    blind = read_image(output / "a.png")
-    assert run_script("demo", *flags, "--task", "dehaze", "--tile", 64).code == 0
-    assert not np.array_equal(read_image(output / "a.png"), blind)
-
-
-def test_demo_leaves_out_what_it_cannot_read(run_script, checkpoint, photos, tmp_path):
-    write_image(tmp_path / "in" / "good.png", photos[0])
-    (tmp_path / "in" / "bad.png").write_text("no image")
-    flags = ["--input", tmp_path / "in", "--output", tmp_path / "out", "--ckpt_name", checkpoint]
-    result = run_script("demo", *flags, "--cuda", -1)
-    assert result.code == 2
-    assert "bad.png: cannot be read" in result.err and "Traceback" not in result.err
-    assert [path.name for path in list_images(tmp_path / "out")] == ["good.png"]
-
-
 def test_wandb_works_without_an_account(train_flags, tmp_path):
     flags = [*train_flags, "--de_type", "derain", f"--ckpt_dir={tmp_path}", "--max_steps=1"]
     environment = {"WANDB_SILENT": "true", "WANDB_DIR": str(tmp_path), "NETRC": str(tmp_path)}

@@ -14,7 +14,7 @@ from data.synthesis import Synthesis
 from tests.conftest import ROOT
 
 PACKAGES = ("data", "net", "utils")
-SCRIPTS = ("train", "test", "demo")
+SCRIPTS = ("train", "test", "demo", "app")
 NETWORK_FLAGS = {
     "configuration": "tiny",
     "width": "16",
@@ -38,7 +38,7 @@ def imported_packages(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_imports_go_one_way(package):
-    ours = {*PACKAGES, *SCRIPTS, "options", "scripts"}
+    ours = {*PACKAGES, *SCRIPTS, "options", "scripts", "am_promptir"}
     for path in (ROOT / package).rglob("*.py"):
         assert imported_packages(path) & ours <= ALLOWED[package], path
 
@@ -48,8 +48,12 @@ def test_nothing_imports_a_script():
         assert not imported_packages(path) & set(SCRIPTS), path
 
 
-def test_net_needs_neither_lightning_nor_clip():
-    code = "import sys, net; print([m for m in ('lightning', 'open_clip') if m in sys.modules])"
+@pytest.mark.parametrize(
+    ("module", "others"),
+    [("net", ["lightning", "open_clip"]), ("demo, app, scripts.export", ["gradio", "onnx"])],
+)
+def test_optional_packages_are_imported_late(module, others):
+    code = f"import sys, {module}; print([name for name in {others} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
 
@@ -96,16 +100,20 @@ def test_requirements_are_what_is_imported():
     renamed = {"open_clip_torch": "open_clip", "scikit-image": "skimage"}
     renamed |= {"opencv-python-headless": "cv2", "pillow": "PIL"}
     listed = set()
-    for line in (ROOT / "requirements.txt").read_text().splitlines():
-        name = re.match(r"[\w-]+", line)[0]
-        listed.add(renamed.get(name, name))
+    for file in ("requirements.txt", "requirements-demo.txt"):
+        for line in (ROOT / file).read_text().splitlines():
+            name = re.match(r"[\w-]+", line)[0]
+            listed.add(renamed.get(name, name))
+    listed.remove("-r")
     files = [
         *ROOT.glob("*.py"),
         *(path for folder in (*PACKAGES, "scripts") for path in (ROOT / folder).rglob("*.py")),
     ]
     imported = set.union(*map(imported_packages, files))
     third_party = (
-        imported - set(sys.stdlib_module_names) - {*PACKAGES, "options", "scripts", "tests", ""}
+        imported
+        - set(sys.stdlib_module_names)
+        - {*PACKAGES, "options", "scripts", "tests", "am_promptir", ""}
     )
-    through_lightning = {"tensorboard", "wandb"}  # imported by its loggers
-    assert third_party == listed - through_lightning
+    through_others = {"tensorboard", "wandb", "onnx", "onnxscript"}  # lightning, torch.onnx
+    assert third_party == listed - through_others

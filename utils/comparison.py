@@ -1,6 +1,6 @@
 """Pictures side by side: degraded, restored, clean."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -11,12 +11,20 @@ from utils.image_io import write_image
 COMPARISONS = "compare"  # folder of comparisons inside a folder of restored images
 GAP = 4  # pixels between the pictures of a comparison
 CAPTION_HEIGHT = 26
+BAR_HEIGHT, BAR_LEFT, BAR_RIGHT, LONGEST_BAR = 16, 92, 44, 300  # with names before, figures after
+BAR_COLOUR, BAR_GROUND = (60, 110, 170), (228, 232, 238)  # RGB
 
 
 def write_comparison(
-    path: Path, images: Sequence[np.ndarray], captions: Iterable[str] = ()
+    path: Path,
+    images: Sequence[np.ndarray],
+    captions: Iterable[str] = (),
+    weights: Mapping[str, float] | None = None,
 ) -> np.ndarray:
-    """Write uint8 images (H, W, 3) of one size side by side; returns the picture."""
+    """Write uint8 images (H, W, 3) of one size side by side; returns the picture.
+
+    captions: above the images; weights: from 0 to 1, shown as bars below them.
+    """
     height = images[0].shape[0]
     gap = np.full((height, GAP, 3), 255, dtype=np.uint8)
     parts = [images[0]]
@@ -28,16 +36,28 @@ def write_comparison(
         strip = np.full((CAPTION_HEIGHT, picture.shape[1], 3), 255, dtype=np.uint8)
         step = images[0].shape[1] + GAP
         for index, caption in enumerate(captions):
-            cv2.putText(
-                strip,
-                caption,
-                (index * step + 4, CAPTION_HEIGHT - 8),
-                cv2.FONT_HERSHEY_SIMPLEX,
-                0.55,
-                (0, 0, 0),
-                1,
-                cv2.LINE_AA,
-            )
+            _write(strip, caption, index * step + 4, CAPTION_HEIGHT - 8, 0.55)
         picture = np.concatenate([strip, picture])
+    if weights:
+        picture = np.concatenate([picture, _draw_bars(weights, picture.shape[1])])
     write_image(path, picture)
     return picture
+
+
+def _draw_bars(weights: Mapping[str, float], width: int) -> np.ndarray:
+    """A row for each: name, bar and per cent. uint8 (H, W, 3)."""
+    strip = np.full((BAR_HEIGHT * len(weights) + GAP, width, 3), 255, dtype=np.uint8)
+    longest = max(0, min(LONGEST_BAR, width - BAR_LEFT - BAR_RIGHT))
+    for index, (name, weight) in enumerate(weights.items()):
+        top = GAP + index * BAR_HEIGHT
+        _write(strip, name, 4, top + 11, 0.4)
+        end = BAR_LEFT + round(longest * weight)
+        strip[top : top + BAR_HEIGHT - 3, BAR_LEFT : BAR_LEFT + longest] = BAR_GROUND
+        strip[top : top + BAR_HEIGHT - 3, BAR_LEFT:end] = BAR_COLOUR
+        _write(strip, f"{weight:.0%}", BAR_LEFT + longest + 4, top + 11, 0.4)
+    return strip
+
+
+def _write(strip: np.ndarray, words: str, left: int, bottom: int, scale: float) -> None:
+    font = cv2.FONT_HERSHEY_SIMPLEX
+    cv2.putText(strip, words, (left, bottom), font, scale, (0, 0, 0), 1, cv2.LINE_AA)

@@ -3,13 +3,13 @@
 import contextlib
 import uuid
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from utils.errors import UserError
@@ -42,7 +42,7 @@ def read_image(path: Path) -> np.ndarray:
     Raises:
         UserError: the file is missing, not an image, or cut short.
     """
-    with _open(path) as image:
+    with open_image(path) as image:
         kind = _describe_conversion(image)
         image = ImageOps.exif_transpose(image)
         if image.mode == "F":
@@ -62,24 +62,31 @@ def read_size(path: Path) -> tuple[int, int]:
     Raises:
         UserError: the file is missing or not an image.
     """
-    with _open(path) as image:
+    with open_image(path) as image:
         width, height = image.size
         turned = image.getexif().get(ORIENTATION_TAG, 1) >= FIRST_TURNED
         return (height, width) if turned else (width, height)
 
 
 @contextlib.contextmanager
-def _open(path: Path) -> Iterator[Image.Image]:
-    """An opened picture; whatever reading it raises inside becomes a `UserError`."""
+def open_image(
+    source: Path | IO[bytes], name: str = "", formats: Sequence[str] | None = None
+) -> Iterator[ImageFile.ImageFile]:
+    """An opened picture; whatever reading it raises inside becomes a `UserError`.
+
+    name: for the error, instead of the path; formats: those of Pillow that are tried, all by
+    default.
+    """
+    name = name or str(source)
     try:
-        with Image.open(path) as image:
+        with Image.open(source, formats=formats) as image:
             yield image
     except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file") from error
+        raise UserError(f"{name}: no such file") from error
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
         raise UserError(
-            f"{path}: cannot be read as an image ({reason}); replace or remove it"
+            f"{name}: cannot be read as an image ({reason}); replace or remove it"
         ) from error
 
 
@@ -146,10 +153,14 @@ def to_pixels(image: Tensor) -> np.ndarray:
     return levels.permute(1, 2, 0).cpu().numpy()
 
 
-def _describe_conversion(image: Image.Image) -> str:
+def raw_mode(image: Image.Image) -> str:
+    """How a file stores its pixels, in Pillow's words; `16` in it means 16 bits a channel."""
     arguments = image.tile[0].args if image.tile else ""
-    raw_mode = str(arguments if isinstance(arguments, str) else (arguments or [""])[0])
-    if "16" in raw_mode or image.mode.startswith("I"):
+    return str(arguments if isinstance(arguments, str) else (arguments or [""])[0])
+
+
+def _describe_conversion(image: Image.Image) -> str:
+    if "16" in raw_mode(image) or image.mode.startswith("I"):
         return "16 bits a channel, reduced to 8"
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         return "has an alpha channel, which is dropped"

@@ -1,6 +1,9 @@
 """Restoring images of any size: padding outside the network, tiles where memory is short."""
 
+import itertools
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import psutil
 import torch
@@ -12,12 +15,26 @@ SMALLEST_TILE = 64  # pixels; smaller ones would be all overlap
 MEMORY_SHARE = 0.5  # of the free memory that one forward pass may take
 
 
+class Part(NamedTuple):
+    """A tile that has been restored, or the whole image.
+
+    done, total: how many there are; pixels: its size; scores: (3, K) as the network's forward gives
+    them, or None if it gives none.
+    """
+
+    done: int
+    total: int
+    pixels: int
+    scores: Tensor | None
+
+
 @torch.inference_mode()
 def restore(
     net: nn.Module,
     image: Tensor,
     named: Tensor | None = None,
     tile: int | None = 0,
+    on_part: Callable[[Part], None] | None = None,
 ) -> Tensor:
     """Restore one image of any size.
 
@@ -27,6 +44,7 @@ def restore(
         named: (1, K) as in the network's forward, or None for blind.
         tile: side of the tiles in pixels, at most (they are made equal); 0 for the whole image at
             once; None to choose the largest that fits into the free memory.
+        on_part: called after each tile; the network must then have `gives_scores`, too.
 
     Returns:
         (3, H, W) in [0, 1], clipped, on the network's device.
@@ -37,20 +55,26 @@ def restore(
     if tile is None:
         tile = automatic_tile(net, height, width, free_memory(device))
     if not tile or tile >= max(height, width):
-        return _restore_whole(net, image, named)[0]
+        restored, scores = _restore_whole(net, image, named, on_part is not None)
+        if on_part:
+            on_part(Part(1, 1, height * width, scores))
+        return restored[0]
 
     overlap = min(TILE_OVERLAP, tile // 2)
     total = torch.zeros_like(image)
     weight = torch.zeros_like(image[:, :1])
-    for top, bottom in _spans(height, tile, overlap, net.size_multiple):
-        for left, right in _spans(width, tile, overlap, net.size_multiple):
-            window = (..., slice(top, bottom), slice(left, right))
-            part = image[window]
-            rows = _ramp(part.shape[2], overlap, top > 0, bottom < height, device)
-            columns = _ramp(part.shape[3], overlap, left > 0, right < width, device)
-            mask = rows[:, None] * columns
-            total[window] += mask * _restore_whole(net, part, named)
-            weight[window] += mask
+    rows, columns = (_spans(side, tile, overlap, net.size_multiple) for side in (height, width))
+    for done, ((top, bottom), (left, right)) in enumerate(itertools.product(rows, columns), 1):
+        window = (..., slice(top, bottom), slice(left, right))
+        part = image[window]
+        down = _ramp(part.shape[2], overlap, top > 0, bottom < height, device)
+        across = _ramp(part.shape[3], overlap, left > 0, right < width, device)
+        mask = down[:, None] * across
+        restored, scores = _restore_whole(net, part, named, on_part is not None)
+        total[window] += mask * restored
+        weight[window] += mask
+        if on_part:
+            on_part(Part(done, len(rows) * len(columns), part[0, 0].numel(), scores))
     return (total / weight)[0]
 
 
@@ -81,10 +105,19 @@ def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
     return F.pad(image, (0, beside, 0, below), mode=mode)
 
 
-def _restore_whole(net: nn.Module, image: Tensor, named: Tensor | None) -> Tensor:
+def _restore_whole(
+    net: nn.Module, image: Tensor, named: Tensor | None, wants_scores: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Restored (1, 3, H, W), clipped, and scores (3, K) if they are wanted and to be had."""
     height, width = image.shape[2:]
-    restored = net(pad_to_multiple(image, net.size_multiple), named)
-    return restored[..., :height, :width].clamp(0, 1)
+    padded = pad_to_multiple(image, net.size_multiple)
+    scores = None
+    if wants_scores and net.gives_scores:
+        restored, scores = net(padded, named, with_scores=True)
+        scores = scores[0]
+    else:
+        restored = net(padded, named)
+    return restored[..., :height, :width].clamp(0, 1), scores
 
 
 def _spans(length: int, tile: int, overlap: int, multiple: int) -> list[tuple[int, int]]:

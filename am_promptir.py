@@ -1,0 +1,211 @@
+"""Restoring pictures from Python; demo.py and app.py are made of this.
+
+from am_promptir import restore
+
+result = restore("photo.jpg")                # blind, with the default checkpoint
+result.save("restored/photo.jpg")            # as deep, grey or transparent as it was
+print(result.weights)                        # what the network took to be wrong
+restore("rainy.png", "ckpt/best.ckpt", task="derain", strength=0.7)
+"""
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from net.checkpoint import Trained, default_checkpoint, load_network
+from net.text import CLIP_PRETRAINED, embed, weigh_by_similarity
+from utils import inference
+from utils.comparison import write_comparison
+from utils.devices import choose_device
+from utils.errors import UserError
+from utils.image_io import EXTENSIONS
+from utils.inference import Part
+from utils.pictures import Picture, read_picture, write_picture
+
+NO_ROOM = "can't allocate memory"  # what torch says on the CPU
+
+
+class Restored(NamedTuple):
+    """A picture before and after.
+
+    weights: of each degradation, as the network saw them in the picture, summing to 1; None if it
+    was told what is wrong, or cannot say.
+    """
+
+    before: Picture
+    after: Picture
+    weights: dict[str, float] | None
+
+    def save(self, path: str | Path) -> None:
+        """Write the result in the format of the path's ending. Raises `UserError`."""
+        write_picture(_with_known_ending(Path(path)), self.after)
+
+    def save_comparison(self, path: str | Path) -> None:
+        """Write both side by side as 8-bit RGB, with the weights as bars. Raises `UserError`."""
+        images = [self.before.preview(), self.after.preview()]
+        path = _with_known_ending(Path(path))
+        write_comparison(path, images, ("input", "restored"), self.weights or {})
+
+
+def restore(
+    source: str | Path | np.ndarray | Picture,
+    checkpoint: str | Path | Trained | None = None,
+    *,
+    task: str | None = None,
+    text: str | None = None,
+    strength: float = 1.0,
+    tile: int | None = None,
+    cuda: int | None = None,
+    on_part: Callable[[Part], None] | None = None,
+) -> Restored:
+    """Restore one picture.
+
+    Args:
+        source: a file; or pixels, uint8 or uint16, (H, W) or (H, W, C) with C 1 to 4 (grey, grey
+            and alpha, RGB, RGB and alpha).
+        checkpoint: what `load` gave, or a path, which is loaded anew each time; by default the
+            first there of `net.checkpoint.DEFAULTS`.
+        task: the degradation, if you know it; by default the network decides (blind).
+        text: the same in your own words; needs CLIP.
+        strength: from 0, the picture as it was, to 1.
+        tile: side of the tiles in pixels; 0 for the whole picture at once, None to choose.
+        cuda: index of the GPU, -1 for the CPU, None to choose; of a network loaded here.
+        on_part: called after each tile.
+
+    Raises:
+        UserError: whatever is wrong with these.
+    """
+    trained = checkpoint if isinstance(checkpoint, Trained) else load(checkpoint, cuda)
+    named = name_degradation(trained, task, text)
+    return restore_picture(as_picture(source), trained, named, strength, tile, on_part)
+
+
+def load(checkpoint: str | Path | None = None, cuda: int | None = None) -> Trained:
+    """A trained network on a device; arguments as those of `restore`. Raises `UserError`."""
+    device = choose_device(cuda)
+    trained = load_network(Path(checkpoint) if checkpoint else default_checkpoint())
+    trained.net.to(device)
+    return trained
+
+
+def as_picture(source: str | Path | np.ndarray | Picture) -> Picture:
+    """What `restore` takes, as a picture. Raises `UserError`."""
+    if isinstance(source, Picture):
+        return source
+    if isinstance(source, str | Path):
+        return read_picture(Path(source))
+    pixels = np.asarray(source)
+    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+    kinds = (np.uint8, np.uint16)
+    if pixels.ndim != 3 or not 1 <= pixels.shape[2] <= 4 or pixels.dtype not in kinds:
+        raise UserError(
+            f"pixels {pixels.dtype} {pixels.shape}: expected uint8 or uint16, (H, W) or (H, W, C) "
+            "with C 1 to 4"
+        )
+    has_alpha = pixels.shape[2] in (2, 4)
+    colours = pixels[..., :-1] if has_alpha else pixels
+    return Picture(colours, pixels[..., -1] if has_alpha else None)
+
+
+def restore_picture(
+    picture: Picture,
+    trained: Trained,
+    named: Tensor | None = None,
+    strength: float = 1.0,
+    tile: int | None = None,
+    on_part: Callable[[Part], None] | None = None,
+) -> Restored:
+    """`restore`, with a network in hand and `named` as `name_degradation` gives it."""
+    if not 0 <= strength <= 1:
+        raise UserError(f"strength {strength}: expected a number from 0 to 1")
+    seen = torch.zeros(len(trained.degradations))
+    pixels = 0
+
+    def observe(part: Part) -> None:
+        nonlocal pixels
+        if part.scores is not None and len(seen):
+            seen.add_(part.scores.softmax(dim=1).mean(dim=0).cpu(), alpha=part.pixels)
+            pixels += part.pixels
+        if on_part:
+            on_part(part)
+
+    image = picture.to_tensor()
+    try:
+        restored = inference.restore(trained.net, image, named, tile, observe).cpu()
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and NO_ROOM not in str(
+            error
+        ):
+            raise
+        raise UserError(
+            f"{picture.size[0]} x {picture.size[1]} pixels: out of memory; give a smaller tile, "
+            "such as --tile 256"
+        ) from error
+    weights = None
+    if named is None and pixels:
+        weights = dict(zip(trained.degradations, (seen / pixels).tolist(), strict=True))
+    after = picture.with_colours(torch.lerp(image, restored, strength))
+    return Restored(picture, after, weights)
+
+
+def name_degradation(
+    trained: Trained,
+    task: str | None = None,
+    text: str | None = None,
+    clip_pretrained: str = CLIP_PRETRAINED,
+    clip_quick_gelu: bool | None = None,
+) -> Tensor | None:
+    """What is said to be wrong, as the network takes it, (1, K); None for blind.
+
+    Raises:
+        UserError: the network knows no such task, or no words.
+    """
+    if task is None and text is None:
+        return None
+    if task and text:
+        raise UserError("--task and --text: give one of them")
+    if not trained.net.can_be_named:
+        raise UserError(
+            f"{'--task' if task else '--text'}: {trained.title} cannot be told what is wrong; "
+            "leave the flag out"
+        )
+    if task:
+        if task not in trained.degradations:
+            expected = ", ".join(trained.degradations)
+            raise UserError(f"--task {task}: this network knows only {expected}")
+        if task not in trained.description["trained"]:
+            warnings.warn(f"--task {task}: not among what was trained", stacklevel=2)
+        return trained.net.name_degradation(trained.degradations.index(task), 1)
+
+    encoder = trained.description["text_encoder"]
+    if not trained.net.text.from_clip:
+        raise UserError(
+            f"--text: this checkpoint's text table is {encoder}, which knows no words; leave "
+            "--text out, or name the degradation by --task"
+        )
+    embedding, used = embed([text], clip_pretrained, clip_quick_gelu)
+    if used != encoder:
+        raise UserError(
+            f"--text: the checkpoint's texts were embedded by {encoder}, not {used}; give its "
+            "weights with --clip_pretrained, or name the degradation by --task"
+        )
+    table = trained.net.text()
+    return weigh_by_similarity(embedding[0].to(table.device), table)[None]
+
+
+def describe_weights(weights: dict[str, float]) -> str:
+    """Weights in one line, the largest first."""
+    ranked = sorted(weights.items(), key=lambda item: -item[1])
+    return ", ".join(f"{name} {weight:.0%}" for name, weight in ranked)
+
+
+def _with_known_ending(path: Path) -> Path:
+    """The path; raises `UserError` if its ending is not of a picture."""
+    if path.suffix.lower() not in EXTENSIONS:
+        raise UserError(f"{path}: expected a name ending in {' '.join(sorted(EXTENSIONS))}")
+    return path

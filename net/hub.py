@@ -1,0 +1,142 @@
+"""Networks as folders and as models of the Hugging Face hub: weights, arguments and a model card.
+
+`save_pretrained(FOLDER)` writes `model.safetensors` (`net.weights`), which alone decides what is
+loaded, and for readers `config.json` (constructor arguments) and `README.md` (the model card).
+`push_to_hub(NAME)` sends the same three. A local folder or file needs no internet.
+"""
+
+from pathlib import Path
+from typing import Any, Self
+
+from huggingface_hub import ModelCard, PyTorchModelHubMixin, hf_hub_download
+
+from net.weights import FILE_NAME, pack_weights
+from utils.errors import UserError
+from utils.image_io import write_whole
+
+CARD = """---
+{{ card_data }}
+---
+
+# {{ title }}
+
+All-in-one image restoration by one network: noise, rain and haze. An independent implementation of
+*Adaptive Multi-modal Prompting for All-in-One Image Restoration Amidst Diverse Degradations*.
+
+| | |
+|---|---|
+| configuration | {{ configuration }} |
+| parameters | {{ parameters }} |
+| text prompts from | {{ text_encoder }} |
+| degradations it can be told | {{ degradations }} |
+| trained on | {{ trained }} |
+| steps | {{ steps }} |
+| training seed | {{ seed }} |
+
+Blind by default: what is wrong is read off the image. With the project's code:
+
+```python
+from net import AMPromptIR
+
+net = AMPromptIR.from_pretrained("THIS MODEL")  # its name on the hub, or a folder
+restored = net(image)  # RGB, float, (B, 3, H, W) in [0, 1], H and W multiples of 8
+```
+
+or, for files of any size, `python demo.py --ckpt_name FOLDER --input photo.jpg`.
+
+It restores the kinds of damage that it was trained on, and was made for; others it leaves in, or
+makes worse. Nothing here was tested for medical, legal or safety uses.
+"""
+
+
+class OnHub(
+    PyTorchModelHubMixin,
+    model_card_template=CARD,
+    license="apache-2.0",
+    pipeline_tag="image-to-image",
+    tags=["image-restoration", "denoising", "deraining", "dehazing"],
+):
+    """What a network needs to be saved as a folder and loaded again, by `huggingface_hub`."""
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        force_download: bool = False,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+    ) -> Self:
+        """A trained network in evaluation mode, on the CPU.
+
+        Args:
+            source: a folder that `save_pretrained` wrote, a `.safetensors` or `.ckpt` file, or the
+                name of a model on the hub (OWNER/NAME); the others are of its download.
+
+        Raises:
+            UserError: it is none of these, cannot be had, or holds another network.
+        """
+        from net.checkpoint import load_network  # which imports every network
+
+        path = Path(source)
+        if not path.exists():
+            path = _download(
+                str(source),
+                revision=revision,
+                cache_dir=cache_dir,
+                force_download=force_download,
+                token=token,
+                local_files_only=local_files_only,
+            )
+        trained = load_network(path)
+        if not isinstance(trained.net, cls):
+            raise UserError(
+                f"{source}: holds the network {trained.description['network']}, not {cls.__name__}"
+            )
+        return trained.net
+
+    def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
+        """Write the folder; options are the mixin's (`push_to_hub`, `repo_id`, ...).
+
+        Raises:
+            ValueError: the network comes from no checkpoint.
+        """
+        if self.origin is None:
+            raise ValueError(
+                "nothing is known of these weights: save a network that from_pretrained or "
+                "net.checkpoint.load_network gave, or set its `origin`"
+            )
+        return super().save_pretrained(save_directory, **options)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        content = pack_weights(self, self.origin)
+        write_whole(save_directory / FILE_NAME, lambda file: file.write(content))
+
+    def generate_model_card(self, **texts: Any) -> ModelCard:
+        """The card, with what the checkpoint tells; `texts` replace parts of it."""
+        told = self.origin["hyper_parameters"]
+        facts = {
+            "title": f"AM-PromptIR ({told['configuration']})",
+            "configuration": told["configuration"],
+            "parameters": f"{sum(value.numel() for value in self.parameters()):,}",
+            "text_encoder": told["text_encoder"],
+            "degradations": ", ".join(told["degradations"]),
+            "trained": ", ".join(told["trained"]),
+            "steps": self.origin["global_step"],
+            "seed": told.get("seed"),
+        }
+        return super().generate_model_card(**{**facts, **texts})
+
+
+def _download(name: str, **options: Any) -> Path:
+    """The weights of a model on the hub, as a file in its cache."""
+    try:
+        return Path(hf_hub_download(name, FILE_NAME, **options))
+    except Exception as error:  # whatever the hub, the network or the name may raise
+        raise UserError(
+            f"{name}: no such file or folder, and no model of that name can be had from the hub "
+            f"({type(error).__name__}); give the path of a folder that save_pretrained wrote, or "
+            "of a checkpoint"
+        ) from error

@@ -1,0 +1,207 @@
+"""demo.py and am_promptir.restore: what they take, what they keep, what they say."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import am_promptir
+from am_promptir import load, restore
+from net.checkpoint import load_network
+from tests.conftest import save_untrained
+from utils.comparison import BAR_COLOUR, BAR_HEIGHT, CAPTION_HEIGHT, GAP
+from utils.errors import UserError
+from utils.image_io import list_images, read_image, write_image
+from utils.pictures import Picture, read_picture, write_picture
+
+NAMES = ["denoise_15", "denoise_25", "denoise_50", "derain", "dehaze"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return save_untrained(tmp_path_factory.mktemp("checkpoint") / "tiny.ckpt")
+
+
+@pytest.fixture(scope="module")
+def trained(checkpoint):
+    return load(checkpoint, cuda=-1)
+
+
+@pytest.fixture
+def demo(run_script, checkpoint, tmp_path):
+    """Run demo.py into out/; returns how it ended and its report."""
+
+    def run(*flags):
+        flags = [*flags, "--output", tmp_path / "out", "--ckpt_name", checkpoint, "--cuda", -1]
+        result = run_script("demo", *flags)
+        report = tmp_path / "out" / "restored.json"
+        return result, json.loads(report.read_text()) if report.exists() else None
+
+    return run
+
+
+def results(tmp_path):
+    paths = (path.relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("*.*"))
+    return sorted(str(path) for path in paths)
+
+
+def test_folder_with_comparisons(demo, photos, tmp_path):
+    write_image(tmp_path / "in" / "a.png", photos[0][:37, :51])
+    write_image(tmp_path / "in" / "deeper" / "b.jpg", photos[1])
+    result, report = demo("--input", tmp_path / "in", "--compare")
+    assert result.code == 0, result.err
+    assert "2 of 2 pictures restored" in result.out and "a.png: looks like " in result.out
+    compared = ["compare/a.png.png", "compare/deeper/b.jpg.png"]
+    assert results(tmp_path) == ["a.png", *compared, "deeper/b.jpg", "restored.json"]
+    assert read_image(tmp_path / "out" / "a.png").shape == (37, 51, 3)
+
+    for entry in report["pictures"]:
+        assert list(entry["weights"]) == NAMES
+        assert sum(entry["weights"].values()) == pytest.approx(1, abs=1e-5)
+    picture = read_image(tmp_path / "out" / compared[1])
+    assert picture.shape == (CAPTION_HEIGHT + 80 + 5 * BAR_HEIGHT + GAP, 2 * 96 + GAP, 3)
+    bars = picture[CAPTION_HEIGHT + 80 + GAP :]
+    lengths = (bars == BAR_COLOUR).all(axis=2)[BAR_HEIGHT // 2 :: BAR_HEIGHT].sum(axis=1)
+    weights = np.array(list(report["pictures"][1]["weights"].values()))
+    assert np.abs(lengths - weights * (2 * 96 + GAP - 92 - 44)).max() < 1
+
+
+def test_weights_are_those_of_the_forward_pass(trained, photos):
+    image = torch.from_numpy(photos[0]).permute(2, 0, 1)[None] / 255
+    with torch.no_grad():
+        scores = trained.net(image, with_scores=True)[1]
+    expected = scores.softmax(dim=2).mean(dim=(0, 1)).tolist()
+    weights = restore(photos[0], trained, tile=0).weights
+    assert list(weights) == NAMES and list(weights.values()) == pytest.approx(expected, abs=1e-6)
+    parts = []
+    tiled = restore(photos[0], trained, tile=64, on_part=parts.append)
+    assert [part.done for part in parts] == list(range(1, parts[0].total + 1)) and len(parts) > 1
+    assert sum(tiled.weights.values()) == pytest.approx(1, abs=1e-5)
+    assert restore(photos[0], trained, task="derain").weights is None
+
+
+def test_patterns_lists_and_several_inputs(demo, photos, monkeypatch, tmp_path):
+    for name in ("in/a/x.png", "in/b/x.png", "in/b/y.jpg", "other/z.png"):
+        write_image(tmp_path / name, photos[0][:16, :24])
+    assert demo("--input", tmp_path / "in" / "**" / "*.png")[0].code == 0
+    assert results(tmp_path) == ["a/x.png", "b/x.png", "restored.json"]
+
+    listed = "".join(f"{tmp_path / 'in' / name}\n" for name in ("a/x.png", "b/y.jpg"))
+    monkeypatch.setattr("sys.stdin", io.StringIO(listed + "\n"))
+    result, report = demo("--input", "-", tmp_path / "other")
+    assert result.code == 0, result.err
+    outputs = [entry["output"] for entry in report["pictures"]]
+    assert outputs == [str(tmp_path / "out" / name) for name in ("z.png", "a/x.png", "b/y.jpg")]
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in" / "[1].png").write_bytes((tmp_path / "in/a/x.png").read_bytes())
+    assert demo("--input", "in/[1].png")[0].code == 0
+    assert (tmp_path / "out" / "[1].png").exists()
+
+
+def test_a_failure_stops_nothing_else(demo, photos, monkeypatch, tmp_path):
+    write_image(tmp_path / "in" / "good.png", photos[0])
+    (tmp_path / "in" / "bad.png").write_text("no image")
+    result, report = demo("--input", tmp_path / "in")
+    assert result.code == 1 and "Traceback" not in result.err
+    assert "bad.png: cannot be read" in result.err
+    assert f"1 failed: {tmp_path / 'in' / 'bad.png'}" in result.err
+    assert "1 of 2 pictures restored" in result.out
+    assert [path.name for path in list_images(tmp_path / "out")] == ["good.png"]
+    good, bad = report["pictures"]
+    assert "weights" in good and "cannot be read" in bad["error"]
+
+    lines = f"{tmp_path / 'in' / 'good.png'}\nnowhere.png\n{tmp_path / 'in'}\n{__file__}\n"
+    monkeypatch.setattr("sys.stdin", io.StringIO(lines))
+    result, report = demo("--input", "-")
+    assert result.code == 1 and "1 of 4 pictures restored" in result.out
+    for words in ("nowhere.png: no such file", "in: a folder", "test_demo.py: expected a picture"):
+        assert words in result.err
+
+    def fail(*arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("utils.inference.restore", fail)
+    result, _ = demo("--input", tmp_path / "in" / "good.png")
+    assert result.code == 1 and "96 x 80 pixels: out of memory; give a smaller tile" in result.err
+
+
+def test_inputs_that_mean_nothing(demo, photos, monkeypatch, tmp_path):
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n"))
+    write_image(tmp_path / "one" / "x.png", photos[0])
+    write_image(tmp_path / "two" / "x.png", photos[0])
+    for inputs, words in (
+        (["-"], "no pictures on standard input"),
+        ([tmp_path / "*.jpg"], "no picture's name is like this"),
+        ([tmp_path / "**.jpg"], "no such pattern"),
+        ([tmp_path / "one", tmp_path / "two"], "would be overwritten"),
+    ):
+        result, report = demo("--input", *inputs)
+        assert (result.code, report) == (2, None)
+        assert len(result.error_lines) == 1 and words in result.err
+
+
+def test_depth_alpha_grey_profile_and_orientation_survive(demo, tmp_path):
+    generator = np.random.default_rng(0)
+    deep = generator.integers(0, 65536, (24, 32, 4)).astype(np.uint16)
+    exif = Image.Exif()
+    exif[0x0112], exif[0x013B] = 6, "somebody"
+    picture = Picture(deep[..., :3], deep[..., 3], b"profile", exif.tobytes())
+    write_picture(tmp_path / "in" / "deep.png", picture)
+    write_picture(tmp_path / "in" / "deep.tif", picture)
+    write_picture(tmp_path / "in" / "grey.jpg", Picture((deep[..., :1] >> 8).astype(np.uint8)))
+    result, _ = demo("--input", tmp_path / "in", "--strength", 0.5)
+    assert result.code == 0, result.err
+    for name in ("deep.png", "deep.tif"):
+        before, after = (read_picture(tmp_path / folder / name) for folder in ("in", "out"))
+        assert after.size == (24, 32) and after.pixels.dtype == np.uint16
+        assert np.array_equal(after.alpha, before.alpha)
+        assert (after.profile, after.exif) == (before.profile, before.exif)
+        assert not np.array_equal(after.pixels, before.pixels)
+    assert read_picture(tmp_path / "out" / "grey.jpg").pixels.shape == (24, 32, 1)
+
+
+def test_strength_mixes(trained, photos):
+    none, half, full = (restore(photos[0], trained, strength=s).after for s in (0, 0.5, 1))
+    assert np.array_equal(none.pixels, photos[0])
+    assert not np.array_equal(full.pixels, photos[0])
+    middle = (photos[0] + full.pixels.astype(float)) / 2
+    assert np.abs(half.pixels - middle).max() <= 1
+
+
+def test_task_is_told(demo, photos, tmp_path):
+    write_image(tmp_path / "in.png", photos[0])
+    demo("--input", tmp_path / "in.png")
+    blind = read_image(tmp_path / "out" / "in.png")
+    result, report = demo("--input", tmp_path / "in.png", "--task", "dehaze", "--tile", 64)
+    assert result.code == 0 and "--task dehaze: not among what was trained" in result.err
+    assert (report["knowledge"], report["task"]) == ("named", "dehaze")
+    assert report["named"] == {**dict.fromkeys(NAMES, 0), "dehaze": 1}
+    assert report["pictures"][0]["weights"] is None
+    assert not np.array_equal(read_image(tmp_path / "out" / "in.png"), blind)
+
+
+def test_python_api(checkpoint, trained, photos, tmp_path):
+    write_image(tmp_path / "in.png", photos[0])
+    from_file = restore(tmp_path / "in.png", checkpoint, cuda=-1)
+    from_pixels = restore(photos[0], trained)
+    assert np.array_equal(from_file.after.pixels, from_pixels.after.pixels)
+    from_file.save(tmp_path / "new" / "out.webp")
+    assert np.array_equal(read_image(tmp_path / "new" / "out.webp"), from_pixels.after.pixels)
+    grey = restore(photos[0][..., 0], trained).after
+    assert grey.pixels.shape == (80, 96, 1)
+    with pytest.raises(UserError, match="expected a name ending in"):
+        from_file.save(tmp_path / "out.gif")
+    for pixels in (photos[0].astype(np.float32), photos[0][None], np.zeros((4, 4, 5), np.uint8)):
+        with pytest.raises(UserError, match="expected uint8 or uint16"):
+            restore(pixels, trained)
+    with pytest.raises(UserError, match="strength 2: expected"):
+        restore(photos[0], trained, strength=2)
+    with pytest.raises(UserError, match="--task snow: this network knows only denoise_15"):
+        restore(photos[0], trained, task="snow")
+    with pytest.raises(UserError, match="give one of them"):
+        restore(photos[0], trained, task="derain", text="rain")
+    assert am_promptir.load(checkpoint, cuda=-1).description == load_network(checkpoint).description

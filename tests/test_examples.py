@@ -1,0 +1,99 @@
+"""The notebook and the worked example of the documentation do what they say."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from net.checkpoint import default_checkpoint
+from tests.conftest import ROOT, save_untrained
+from utils.errors import UserError
+from utils.image_io import write_image
+
+CELL_PATIENCE = 300  # seconds
+
+
+def test_notebook_runs(monkeypatch, tmp_path):
+    """With the weights that it takes by itself, or untrained ones where there are none."""
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    pytest.importorskip("ipykernel")
+    notebook = nbformat.read(ROOT / "examples" / "quickstart.ipynb", as_version=4)
+    assert not any(cell.get("outputs") for cell in notebook.cells)
+    monkeypatch.chdir(ROOT)
+    try:
+        default_checkpoint()
+    except UserError:
+        path = save_untrained(tmp_path / "tiny.ckpt")
+        (cell,) = (cell for cell in notebook.cells if cell.source.startswith("checkpoint = None"))
+        cell.source = cell.source.replace("None", repr(str(path)), 1)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    folder = {"metadata": {"path": str(ROOT / "examples")}}
+    client = nbclient.NotebookClient(notebook, timeout=CELL_PATIENCE, resources=folder)
+    client.execute()
+
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    outputs = [output for cell in cells for output in cell.outputs]
+    told = " ".join(output["data"]["text/plain"] for output in outputs if "data" in output)
+    for words in ("am_promptir (", "'half strength'", "uint16", "(256, 256, 1)"):
+        assert words in told
+    assert "(True, torch.Size([1, 3, 5]))" in told
+    assert sum("image/png" in output.get("data", ()) for output in outputs) == 2
+
+
+def test_documented_degradation(train_flags, test_flags, photos, tmp_path):
+    """docs/custom_data.md as it is written, in a copy of the code."""
+    copy = tmp_path / "code"
+    for name in ("data", "net", "utils"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("Train"))
+    for name in ("train.py", "test.py", "demo.py", "options.py", "am_promptir.py"):
+        shutil.copy(ROOT / name, copy)
+    text = (ROOT / "docs" / "custom_data.md").read_text()
+    function, imports = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (row,) = re.findall(r"```\n(    Degradation.*?)```", text, re.DOTALL)
+    synthesis = copy / "data" / "synthesis.py"
+    synthesis.write_text(f"{synthesis.read_text()}\n\n{function}")
+    table = copy / "data" / "degradations.py"
+    lines, end = [], f"{row})\n"
+    for line in table.read_text().splitlines(keepends=True):
+        if line.startswith("from data.synthesis import"):
+            line = imports
+        elif line == ")\n" and end:  # of DEGRADATIONS, the first table
+            line, end = end, ""
+        lines.append(line)
+    table.write_text("".join(lines))
+
+    def run(command, *flags, code=0):
+        script, *given = command.split()[1:]
+        done = subprocess.run(
+            [sys.executable, script, *given, *map(str, flags)],
+            cwd=copy,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == code, done.stderr
+        return done
+
+    write_image(copy / "photo.jpg", photos[0])
+    train, blind, named, demo = re.findall(r"^python .*$", text, re.MULTILINE)
+    run(train, *train_flags, "--max_steps=1")
+    run(blind, *test_flags)
+    run(named, *test_flags)
+    for knowledge in ("blind", "named"):
+        folder = copy / "output" / f"paper_{knowledge}"
+        content = json.loads((folder / "results.json").read_text())
+        degradations = [entry["degradation"] for entry in content["results"]]
+        assert degradations == ["denoise_15", "denoise_25", "denoise_50", "dejpeg"]
+        assert content["trained"] == ["dejpeg"]
+        assert len(list((folder / "bsd68_dejpeg").glob("*.png"))) == 2
+        assert 20 < content["results"][3]["degraded_psnr"] < 40
+    run(demo, "--cuda=-1")
+    report = json.loads((copy / "restored" / "restored.json").read_text())
+    assert report["named"]["dejpeg"] == 1 and len(report["named"]) == 6
+
+    old = save_untrained(tmp_path / "old.ckpt")
+    run(blind, *test_flags, "--ckpt_name", old)
+    refused = run(named, *test_flags, "--ckpt_name", old, code=2)
+    assert "knows only denoise_15" in refused.stderr and "not dejpeg" in refused.stderr

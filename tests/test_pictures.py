@@ -1,0 +1,208 @@
+"""A picture comes back as it was: depth, grey, alpha, colour profile, EXIF data, upright."""
+
+import io
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from PIL import ExifTags, Image, ImageCms, ImageOps
+
+from utils.errors import UserError
+from utils.pictures import Picture, read_picture, write_picture
+
+PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+CHANNELS = {"grey": 1, "grey and alpha": 2, "colour": 3, "colour and alpha": 4}
+
+
+def make(channels: int, kind=np.uint8) -> Picture:
+    generator = np.random.default_rng(channels)
+    top = np.iinfo(kind).max
+    smooth = np.add.outer(np.arange(20), np.arange(30))[..., None] * (top // 60)
+    noise = generator.integers(0, top // 6, (20, 30, channels))
+    pixels = (smooth + noise).astype(kind)
+    has_alpha = channels in (2, 4)
+    return Picture(
+        np.ascontiguousarray(pixels[..., : channels - has_alpha]),
+        np.ascontiguousarray(pixels[..., -1]) if has_alpha else None,
+        PROFILE,
+        describe(),
+    )
+
+
+def describe(**tags) -> bytes:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Artist] = "somebody"
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.DateTimeOriginal] = "2026:01:02 03:04:05"
+    exif.get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSLatitudeRef] = "N"
+    for name, value in tags.items():
+        exif[ExifTags.Base[name]] = value
+    return exif.tobytes()
+
+
+def told(exif: bytes) -> list:
+    known = Image.Exif()
+    known.load(exif)
+    directories = ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo
+    found = {tag: value for tag, value in known.items() if tag not in directories}
+    return [found, *(known.get_ifd(tag) for tag in directories)]
+
+
+def assert_same(one: Picture, other: Picture):
+    assert one.pixels.dtype == other.pixels.dtype
+    assert np.array_equal(one.pixels, other.pixels)
+    assert (one.alpha is None) == (other.alpha is None)
+    assert one.alpha is None or np.array_equal(one.alpha, other.alpha)
+
+
+@pytest.mark.parametrize("channels", CHANNELS.values(), ids=CHANNELS)
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("a.png", np.uint8),
+        ("a.tif", np.uint8),
+        ("a.webp", np.uint8),
+        ("a.png", np.uint16),
+        ("a.tiff", np.uint16),
+    ],
+)
+def test_lossless_formats_keep_everything(name, kind, channels, tmp_path, recwarn):
+    before = make(channels, kind)
+    write_picture(tmp_path / name, before)
+    after = read_picture(tmp_path / name)
+    if (name == "a.webp" and channels < 3) or (name == "a.tiff" and channels == 2):  # no grey there
+        assert np.ptp(after.pixels, axis=2).max() == 0
+        after = after._replace(pixels=after.pixels[..., :1])
+    assert_same(before, after)
+    assert after.profile == PROFILE
+    assert told(after.exif) == told(before.exif)
+    assert not recwarn.list
+    with Image.open(tmp_path / name) as image:  # another reader finds a whole file, too
+        assert image.size == before.size
+        image.load()
+
+
+@pytest.mark.parametrize("channels", CHANNELS.values(), ids=CHANNELS)
+@pytest.mark.parametrize("name", ["a.jpg", "a.bmp", "a.ppm"])
+def test_other_formats_say_what_they_drop(name, channels, tmp_path):
+    before = make(channels, np.uint16)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        write_picture(tmp_path / name, before)
+    messages = [str(entry.message) for entry in caught]
+    assert [name in message for message in messages] == [True] * (2 if channels in (2, 4) else 1)
+    assert "no 16 bits" in messages[-1]
+    after = read_picture(tmp_path / name)
+    assert after.alpha is None and after.pixels.dtype == np.uint8
+    if name != "a.ppm":  # which Pillow reads as colour where it was written so, and grey likewise
+        assert after.pixels.shape == before.pixels.shape
+    difference = np.abs(after.pixels.astype(float) - before.pixels / 257)
+    assert difference.mean() < (5 if name == "a.jpg" else 0.5)
+    assert (after.profile, bool(after.exif)) == (
+        (PROFILE, True) if name == "a.jpg" else (None, False)
+    )
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(
+    ("ending", "kind"),
+    [
+        ("jpg", np.uint8),
+        ("png", np.uint8),
+        ("png", np.uint16),
+        ("tif", np.uint8),
+        ("tif", np.uint16),
+    ],
+)
+def test_orientation_is_applied_once(ending, kind, orientation, tmp_path):
+    exif = describe(Orientation=orientation)
+    write_picture(tmp_path / f"a.{ending}", make(3, kind)._replace(exif=exif))
+    with Image.open(tmp_path / f"a.{ending}") as image:
+        expected = np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    picture = read_picture(tmp_path / f"a.{ending}")
+    assert picture.size == ((30, 20) if orientation < 5 else (20, 30))
+    assert np.abs(picture.preview().astype(int) - expected).max() <= 1  # Pillow cuts, we round
+    assert ExifTags.Base.Orientation not in told(picture.exif)[0]
+    write_picture(tmp_path / f"b.{ending}", picture)
+    assert read_picture(tmp_path / f"b.{ending}").size == picture.size
+
+
+def test_16_bit_files_of_others(tmp_path):
+    import cv2
+
+    picture = make(4, np.uint16)
+    pixels = np.dstack([picture.pixels[..., ::-1], picture.alpha])
+    for name in ("a.png", "a.tif"):
+        cv2.imwrite(str(tmp_path / name), pixels)
+        assert_same(read_picture(tmp_path / name), picture)
+        cv2.imwrite(str(tmp_path / name), pixels[..., 0])
+        assert_same(read_picture(tmp_path / name), Picture(pixels[..., :1]))
+    Image.fromarray(pixels[..., 0].astype(np.int32) * 2).save(tmp_path / "32.tif")
+    expected = np.minimum(pixels[..., :1].astype(int) * 2, 65535)
+    assert np.array_equal(read_picture(tmp_path / "32.tif").pixels, expected)
+
+
+def test_palettes_and_bilevel(tmp_path):
+    colours = Image.fromarray(make(3).pixels)
+    colours.quantize(16).save(tmp_path / "palette.png")
+    assert read_picture(tmp_path / "palette.png").pixels.shape == (20, 30, 3)
+    colours.quantize(16).save(tmp_path / "clear.png", transparency=3)
+    alpha = read_picture(tmp_path / "clear.png").alpha
+    assert set(np.unique(alpha)) == {0, 255}
+    colours.convert("1").save(tmp_path / "bilevel.png")
+    assert read_picture(tmp_path / "bilevel.png").pixels.shape == (20, 30, 1)
+
+
+def test_cmyk_and_frames_are_warned_of(tmp_path):
+    image = Image.fromarray(make(3).pixels)
+    image.convert("CMYK").save(tmp_path / "print.jpg", icc_profile=PROFILE)
+    with pytest.warns(UserWarning, match=r"print\.jpg: CMYK"):
+        assert read_picture(tmp_path / "print.jpg").profile is None
+    image.save(tmp_path / "many.tif", save_all=True, append_images=[image])
+    with pytest.warns(UserWarning, match="first of 2 frames"):
+        assert read_picture(tmp_path / "many.tif").size == (30, 20)
+
+
+def test_damaged_exif_costs_only_itself(tmp_path):
+    file = io.BytesIO()
+    Image.fromarray(make(3).pixels).save(file, "JPEG", exif=b"Exif\x00\x00II*\x00\x99\x00\x00\x00")
+    (tmp_path / "a.jpg").write_bytes(file.getvalue())
+    picture = read_picture(tmp_path / "a.jpg")
+    assert picture.size == (30, 20) and picture.exif is None
+    long = make(3)._replace(exif=describe(ImageDescription="x" * 70_000))
+    with pytest.warns(UserWarning, match="too long for a JPEG"):
+        write_picture(tmp_path / "b.jpg", long)
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "webp", "tif", "bmp"])
+def test_what_is_no_picture(ending, tmp_path):
+    write_picture(tmp_path / f"whole.{ending}", make(3)._replace(profile=None, exif=None))
+    whole = (tmp_path / f"whole.{ending}").read_bytes()
+    (tmp_path / f"cut.{ending}").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / f"text.{ending}").write_text("no image")
+    for name in ("cut", "text", "missing"):
+        with pytest.raises(UserError, match=rf"{name}\.{ending}: "):
+            read_picture(tmp_path / f"{name}.{ending}")
+
+
+def test_cut_16_bit_file_and_floating_point(tmp_path):
+    write_picture(tmp_path / "a.png", make(3, np.uint16))
+    whole = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(whole[: len(whole) * 2 // 3])
+    with pytest.raises(UserError, match=r"a\.png: cannot be read"):
+        read_picture(tmp_path / "a.png")
+    Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "float.tif")
+    with pytest.raises(UserError, match="floating-point"):
+        read_picture(tmp_path / "float.tif")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_to_the_network_and_back(kind, channels):
+    picture = make(channels, kind)
+    seen = picture.to_tensor()
+    assert seen.shape == (3, 20, 30) and 0 <= seen.min() < seen.max() <= 1
+    assert_same(picture.with_colours(seen), picture)
+    black = picture.with_colours(torch.full((3, 20, 30), -1.0))
+    assert black.pixels.max() == 0 and black.pixels.shape == picture.pixels.shape
+    assert picture.with_colours(torch.full((3, 20, 30), 2.0)).pixels.min() == np.iinfo(kind).max

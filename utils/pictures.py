@@ -1,0 +1,214 @@
+"""Pictures as they are: grey or colour, 8 or 16 bits, with alpha, colour profile and EXIF data.
+
+A network sees RGB in [0, 1]; what it does not see is kept beside it and written again. The
+orientation that a camera recorded is applied to the pixels and then taken out of the EXIF data.
+Pillow reads and writes all but 16-bit colour: OpenCV decodes that, and `utils.deep_images` writes
+it.
+"""
+
+import io
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from PIL import ExifTags, Image, ImageFile
+from torch import Tensor
+
+from utils.deep_images import encode_png, encode_tiff
+from utils.image_io import ORIENTATION_TAG, SAVE_OPTIONS, open_image, raw_mode, write_whole
+
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "PPM")
+KEEP_ALPHA = {"PNG", "TIFF", "WEBP"}
+KEEP_DEPTH: dict[str, Callable[..., bytes]] = {"PNG": encode_png, "TIFF": encode_tiff}
+KEEP_METADATA = {"JPEG", "PNG", "TIFF", "WEBP"}
+LONGEST_EXIF = 65_527  # bytes in a JPEG
+SPEAKING_TAGS = {  # of a TIFF file; its others say how the pixels are stored
+    *(ExifTags.Base.ImageDescription, ExifTags.Base.Make, ExifTags.Base.Model),
+    *(ExifTags.Base.XResolution, ExifTags.Base.YResolution, ExifTags.Base.ResolutionUnit),
+    *(ExifTags.Base.Software, ExifTags.Base.DateTime, ExifTags.Base.Artist),
+    *(ExifTags.Base.Copyright, ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo),
+}
+TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # from stored to upright, by orientation
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.swapaxes(0, 1),
+    6: lambda pixels: np.rot90(pixels, -1),
+    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
+    8: lambda pixels: np.rot90(pixels),
+}
+
+
+class Picture(NamedTuple):
+    """One upright picture.
+
+    pixels: uint8 or uint16, (H, W, 3) for RGB or (H, W, 1) for grey; alpha: (H, W), the same type,
+    or None; profile: ICC, or None; exif: without an orientation, or None.
+    """
+
+    pixels: np.ndarray
+    alpha: np.ndarray | None = None
+    profile: bytes | None = None
+    exif: bytes | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height)."""
+        return self.pixels.shape[1], self.pixels.shape[0]
+
+    def to_tensor(self) -> Tensor:
+        """What a network sees: RGB, float32 (3, H, W) in [0, 1]; grey is repeated."""
+        levels = np.iinfo(self.pixels.dtype).max
+        values = torch.from_numpy(self.pixels.astype(np.float32) / levels).permute(2, 0, 1)
+        return values.expand(3, -1, -1).contiguous()
+
+    def with_colours(self, image: Tensor) -> "Picture":
+        """This picture with the colours of a float (3, H, W), clipped to [0, 1]; or their mean."""
+        levels = np.iinfo(self.pixels.dtype).max
+        image = image.detach().double().clamp(0, 1).cpu()
+        if self.pixels.shape[2] == 1:
+            image = image.mean(dim=0, keepdim=True)
+        pixels = (image * levels).round().permute(1, 2, 0).numpy().astype(self.pixels.dtype)
+        return self._replace(pixels=pixels)
+
+    def preview(self) -> np.ndarray:
+        """uint8 RGB (H, W, 3) to look at, without alpha."""
+        return np.repeat(_to_8_bits(self.pixels), 3 // self.pixels.shape[2], axis=2)
+
+
+def read_picture(path: Path) -> Picture:
+    """Read a picture.
+
+    CMYK is converted to RGB and only the first of several frames is read, each with a warning.
+
+    Raises:
+        UserError: the file is missing, not an image, or cut short.
+    """
+    with open_image(path, formats=FORMATS) as image:
+        return _decode(image, path.read_bytes, str(path))
+
+
+def parse_picture(content: bytes, name: str, max_pixels: int) -> tuple[Picture, str]:
+    """The picture in a file's content, and its format as `encode` takes it.
+
+    Args:
+        name: for errors and warnings.
+        max_pixels: of a picture; a larger one is not decoded.
+
+    Raises:
+        UserError: as `read_picture`, or too many pixels.
+    """
+    with open_image(io.BytesIO(content), name, FORMATS) as image:
+        if image.width * image.height > max_pixels:
+            raise ValueError(
+                f"{image.width} x {image.height} pixels; expected at most {max_pixels:,}"
+            )
+        return _decode(image, lambda: content, name), image.format
+
+
+def _decode(image: ImageFile.ImageFile, read_file: Callable[[], bytes], name: str) -> Picture:
+    """The picture of an opened file; `read_file` gives the whole file, for what Pillow cannot."""
+    if image.mode == "F":
+        raise ValueError("floating-point values; save it with 8 or 16 bits a channel")
+    if getattr(image, "n_frames", 1) > 1:
+        warnings.warn(f"{name}: only the first of {image.n_frames} frames is taken", stacklevel=2)
+    is_deep = not image.mode.startswith("I") and "16" in raw_mode(image)
+    if is_deep:
+        pixels = _decode_16_bits(read_file(), raw_mode(image))
+    elif image.mode.startswith("I"):  # 16-bit grey, or whole numbers of more bits
+        pixels = np.clip(np.asarray(image), 0, 65535).astype(np.uint16)
+    else:
+        pixels = np.asarray(image.convert(_plain_mode(image)))
+    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+    # both libraries turn TIFF files themselves, but Pillow takes the tag out only when it does
+    turned = is_deep and image.format == "TIFF"
+    orientation = 1 if turned else image.getexif().get(ORIENTATION_TAG)
+    profile = image.info.get("icc_profile")
+    if image.mode == "CMYK":
+        warnings.warn(f"{name}: CMYK, converted to RGB without a colour profile", stacklevel=2)
+        profile = None
+    exif = _exif(image, name)
+    pixels = TURNS.get(orientation, lambda pixels: pixels)(pixels)
+    has_alpha = pixels.shape[2] in (2, 4)
+    colours = np.ascontiguousarray(pixels[..., :-1] if has_alpha else pixels)
+    alpha = np.ascontiguousarray(pixels[..., -1]) if has_alpha else None
+    return Picture(colours, alpha, profile, exif)
+
+
+def write_picture(path: Path, picture: Picture) -> None:
+    """Write a picture in the format of the path's ending, under a temporary name first.
+
+    What the format cannot keep (alpha, 16 bits) is dropped with a warning.
+
+    Raises:
+        UserError: the folder cannot be made or written to.
+    """
+    content = encode(picture, Image.registered_extensions()[path.suffix.lower()], str(path))
+    write_whole(path, lambda file: file.write(content))
+
+
+def encode(picture: Picture, format_name: str, name: str) -> bytes:
+    """The content of a file of a format that Pillow knows by this name."""
+    if picture.alpha is not None and format_name not in KEEP_ALPHA:
+        warnings.warn(f"{name}: {format_name} has no alpha channel, dropped", stacklevel=2)
+        picture = picture._replace(alpha=None)
+    if picture.pixels.dtype == np.uint16 and format_name not in KEEP_DEPTH:
+        warnings.warn(f"{name}: {format_name} has no 16 bits a channel, reduced to 8", stacklevel=2)
+        alpha = None if picture.alpha is None else _to_8_bits(picture.alpha)
+        picture = picture._replace(pixels=_to_8_bits(picture.pixels), alpha=alpha)
+    exif = picture.exif
+    if exif and format_name == "JPEG" and len(exif) > LONGEST_EXIF:
+        warnings.warn(f"{name}: EXIF data too long for a JPEG, dropped", stacklevel=2)
+        exif = None
+
+    pixels = picture.pixels
+    if picture.alpha is not None:
+        pixels = np.concatenate([pixels, picture.alpha[..., None]], axis=2)
+    if pixels.dtype == np.uint16:
+        return KEEP_DEPTH[format_name](pixels, picture.profile, exif)
+    kept = {"icc_profile": picture.profile, "exif": exif}
+    kept = {key: value for key, value in kept.items() if value and format_name in KEEP_METADATA}
+    file = io.BytesIO()
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    image.save(file, format_name, **SAVE_OPTIONS.get(format_name, {}), **kept)
+    return file.getvalue()
+
+
+def _plain_mode(image: Image.Image) -> str:
+    """The mode, of 8 bits a channel, that keeps what a picture has."""
+    grey = image.mode in ("1", "L", "LA", "La")
+    return ("L" if grey else "RGB") + ("A" if image.has_transparency_data else "")
+
+
+def _decode_16_bits(content: bytes, stored: str) -> np.ndarray:
+    log = cv2.utils.logging  # a damaged file is told of below
+    log.setLogLevel(log.LOG_LEVEL_SILENT)
+    pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None or pixels.dtype != np.uint16 or pixels.ndim != 3:
+        raise ValueError("16 bits a channel in a form that cannot be decoded; save it as PNG")
+    if stored.startswith("LA"):
+        return pixels[..., [0, 3]]
+    return pixels[..., [2, 1, 0, 3][: pixels.shape[2]]]
+
+
+def _exif(image: Image.Image, name: str) -> bytes | None:
+    """A picture's EXIF data without the orientation, and of a TIFF file only what speaks."""
+    try:
+        exif = image.getexif()
+        unwanted = {ORIENTATION_TAG}
+        if image.format == "TIFF":
+            unwanted |= {tag for tag in exif if tag not in SPEAKING_TAGS}
+        for tag in unwanted & set(exif):
+            del exif[tag]
+        return exif.tobytes() if len(exif) else None
+    except Exception:  # a camera or a program may have written anything there
+        warnings.warn(f"{name}: its EXIF data are damaged and left out", stacklevel=3)
+        return None
+
+
+def _to_8_bits(values: np.ndarray) -> np.ndarray:
+    return values if values.dtype == np.uint8 else np.rint(values / 257).astype(np.uint8)
