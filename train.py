@@ -46,14 +46,16 @@ from utils.callbacks import (
     RunControl,
     RunProgress,
     SampleImages,
-    WholeCheckpoints,
 )
+from utils.checkpoints import WholeCheckpoints, remove_unfinished
 from utils.devices import Machine, choose_machine
 from utils.errors import UserError, run
-from utils.image_io import check_writable, write_whole
+from utils.image_io import FULL, write_error, write_whole
 from utils.inference import MEMORY_SHARE, free_memory
+from utils.locks import hold_folder
 
 CPU_DEVICE = torch.device("cpu")
+PREVIOUS = "previous.ckpt"  # what last.ckpt was before
 
 MAY_CHANGE = ("total_steps", "steps_per_epoch")  # on --resume; the second follows from others
 OLDER = {  # what versions did that had no such choice
@@ -85,8 +87,14 @@ class Plan(NamedTuple):
 def main() -> int:
     options = train_options()
     quieten_libraries()
+    with hold_folder(options.ckpt_dir):
+        return train(options)
+
+
+def train(options: Namespace) -> int:
+    """The run that the flags describe, from its start or from where it was."""
     last, best = options.ckpt_dir / "last.ckpt", options.ckpt_dir / "best.ckpt"
-    start = find_start(options, last, best)
+    start = find_start(options, [last, options.ckpt_dir / PREVIOUS, best])
     machine = choose_machine(options.num_gpus, options.num_nodes, options.cuda, options.precision)
     training, validation, sizes = find_pairs(options)
 
@@ -112,13 +120,14 @@ def main() -> int:
 
     if options.compile:
         restorer.net.compile_blocks()
-    trainer = make_trainer(options, machine, plan, last, best, bool(len(validation_set)))
+    trainer = make_trainer(options, machine, plan, last, best, start, bool(len(validation_set)))
     if trainer.world_size != machine.num_processes:
         raise UserError(
             f"{trainer.world_size} processes were started for {machine.num_processes} devices; "
             "start train.py with torchrun, or with srun and one task a GPU"
         )
-    check_writable(options.ckpt_dir)  # not before: a start that fails leaves no folder behind
+    if trainer.is_global_zero:
+        remove_unfinished(options.ckpt_dir)
     loaders = make_loaders(
         training_set,
         validation_set,
@@ -134,6 +143,10 @@ def main() -> int:
         print(describe_cache(training_set, options.cache_gb))
     try:
         trainer.fit(restorer, *loaders, ckpt_path=start, weights_only=True)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise write_error(options.ckpt_dir, error) from error
     except Interrupted as stop:
         end = f"stopped at {stop} of {plan.total_steps}, saved {last}; --resume goes on from there"
     else:
@@ -241,10 +254,17 @@ def continue_restorer(
 
 
 def make_trainer(
-    options: Namespace, machine: Machine, plan: Plan, last: Path, best: Path, validates: bool
+    options: Namespace,
+    machine: Machine,
+    plan: Plan,
+    last: Path,
+    best: Path,
+    start: Path | None,
+    validates: bool,
 ) -> L.Trainer:
     """Lightning's trainer, with the callbacks that average, save, show and stop."""
     # SLURM's requeueing would start from a checkpoint that our stream of samples knows nothing of
+    validate_every = min(options.val_every or plan.steps_per_epoch, plan.total_steps)
     slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
     return L.Trainer(
         accelerator=machine.accelerator,
@@ -253,13 +273,12 @@ def make_trainer(
         strategy=DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
         if machine.num_processes > 1
         else "auto",
-        plugins=[*slurm, WholeCheckpoints()],
+        plugins=[*slurm, WholeCheckpoints(last, last.with_name(PREVIOUS), start in (None, last))],
         precision=machine.precision,
         max_epochs=1,  # one long epoch: the stream runs through the published ones
         max_steps=plan.total_steps,
         accumulate_grad_batches=options.accumulate,
-        val_check_interval=options.accumulate  # in batches
-        * min(options.val_every or plan.steps_per_epoch, plan.total_steps),
+        val_check_interval=options.accumulate * validate_every,  # in batches
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         log_every_n_steps=min(50, plan.total_steps),
@@ -269,13 +288,6 @@ def make_trainer(
         logger=make_loggers(options),
         callbacks=[
             AveragedWeights(),
-            RunControl(
-                last,
-                plan.total_steps,
-                options.save_every,
-                options.max_minutes,
-                timed=options.schedule == "timed",
-            ),
             LearningRateMonitor(logging_interval="step"),
             RunProgress(plan.total_steps, plan.samples_per_step),
             SampleImages(options.ckpt_dir / "samples"),
@@ -287,15 +299,39 @@ def make_trainer(
                 save_on_train_epoch_end=not validates,
                 enable_version_counter=False,
             ),
+            RunControl(
+                last,
+                plan.total_steps,
+                options.save_every,
+                validate_every if validates else 0,
+                options.max_minutes,
+                timed=options.schedule == "timed",
+            ),
         ],
     )
 
 
-def find_start(options: Namespace, last: Path, best: Path) -> Path | None:
-    """The checkpoint to go on from, or None for a new run."""
-    there = [path for path in (last, best) if path.exists()]
+def find_start(options: Namespace, saved: list[Path]) -> Path | None:
+    """The checkpoint to go on from, or None for a new run; of `saved` the first that is whole.
+
+    Raises:
+        UserError: a run is there, and is not to be gone on with; or none of its files is whole.
+    """
+    there = [path for path in saved if path.exists()]
     if options.resume == "auto":
-        return there[0] if there else None
+        for path in there:
+            try:
+                read_checkpoint(path)
+            except UserError as error:
+                warnings.warn(f"{error}; passed over", stacklevel=2)
+            else:
+                return path
+        if there:
+            raise UserError(
+                f"--resume: none of {', '.join(path.name for path in there)} in "
+                f"{options.ckpt_dir} can be read; copy one there, or start a new run"
+            )
+        return None
     start = Path(options.resume) if options.resume else None
     if there and (start is None or start.resolve().parent != options.ckpt_dir.resolve()):
         raise UserError(

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from net import BASELINES, NETWORKS, RestorationNetwork
 from net.complexity import count_macs, count_parameters
+from utils.archive import check_archive
 from utils.errors import UserError
 
 FOLDER = Path("ckpt")
@@ -104,6 +105,7 @@ def _read(path: Path) -> Any:
             f"{path}: no such checkpoint file; train one with train.py, or give the path of one"
         )
     try:
+        check_archive(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(

@@ -1,6 +1,8 @@
 """Reading any picture as 8-bit RGB, and writing files whole or not at all."""
 
 import contextlib
+import errno
+import os
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
@@ -17,6 +19,8 @@ from utils.errors import UserError
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm"})
 ORIENTATION_TAG, FIRST_TURNED = 0x0112, 5  # EXIF; from 5 on the sides are exchanged
 Image.MAX_IMAGE_PIXELS = None  # pictures of any size, in tiles; Pillow would refuse large ones
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # disk, quota, and limit on a file's size
+GIVE_ANOTHER = "give a folder you may write to"
 SAVE_OPTIONS = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}
 
 
@@ -96,25 +100,56 @@ def write_image(path: Path, pixels: np.ndarray) -> None:
     write_whole(path, lambda file: Image.fromarray(pixels).save(file, format_name, **options))
 
 
-def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+def write_whole(
+    path: Path,
+    write: Callable[[IO[bytes]], object],
+    durable: bool = False,
+    before_rename: Callable[[], object] | None = None,
+) -> None:
     """Let `write` fill a temporary file beside `path`, then rename it to `path`.
 
+    Args:
+        durable: make sure that it is on the disk, and stays there after a power cut.
+        before_rename: called when the temporary file is whole.
+
     Raises:
-        UserError: the folder cannot be made or written to.
+        UserError: the folder cannot be made or written to, or the disk is full.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
             write(file)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        if before_rename:
+            before_rename()
         temporary.replace(path)
+        if durable:
+            sync_folder(path.parent)
     except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror or error}); give a folder you may write to"
-        ) from error
+        raise write_error(path, error) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def sync_folder(folder: Path) -> None:
+    """Make sure that the names in a folder are on the disk, where the system can."""
+    with contextlib.suppress(OSError):  # Windows and some network file systems cannot
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def write_error(path: Path, error: OSError) -> UserError:
+    """What kept a file from being written, and what to do about it."""
+    full = error.errno in FULL
+    remedy = "make room, or give a folder on another disk" if full else GIVE_ANOTHER
+    return UserError(f"{path}: cannot be written ({error.strerror or error}); {remedy}")
 
 
 def check_writable(folder: Path) -> None:
@@ -129,10 +164,7 @@ def check_writable(folder: Path) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise UserError(
-            f"{folder}: cannot be written ({error.strerror or error}); "
-            "give a folder you may write to"
-        ) from error
+        raise write_error(folder, error) from error
 
 
 def to_tensor(pixels: np.ndarray) -> Tensor:
