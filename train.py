@@ -50,6 +50,7 @@ from utils.callbacks import (
 from utils.checkpoints import WholeCheckpoints, remove_unfinished
 from utils.devices import Machine, choose_machine
 from utils.errors import UserError, run
+from utils.finite import FiniteSteps
 from utils.image_io import FULL, write_error, write_whole
 from utils.inference import MEMORY_SHARE, free_memory
 from utils.locks import hold_folder
@@ -287,6 +288,7 @@ def make_trainer(
         default_root_dir=options.ckpt_dir,
         logger=make_loggers(options),
         callbacks=[
+            FiniteSteps(last),
             AveragedWeights(),
             LearningRateMonitor(logging_interval="step"),
             RunProgress(plan.total_steps, plan.samples_per_step),
