@@ -18,7 +18,8 @@ from utils.errors import UserError
 
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm"})
 ORIENTATION_TAG, FIRST_TURNED = 0x0112, 5  # EXIF; from 5 on the sides are exchanged
-Image.MAX_IMAGE_PIXELS = None  # pictures of any size, in tiles; Pillow would refuse large ones
+Image.MAX_IMAGE_PIXELS = None  # ours is MAX_PIXELS, or what a flag says
+MAX_PIXELS = 2**28  # 16384 x 16384; 0.8 GB in 8 bits
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # disk, quota, and limit on a file's size
 GIVE_ANOTHER = "give a folder you may write to"
 SAVE_OPTIONS = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}
@@ -36,7 +37,7 @@ def list_images(folder: Path, recursive: bool = False) -> list[Path]:
     )
 
 
-def read_image(path: Path) -> np.ndarray:
+def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Read a picture as uint8 RGB, (H, W, 3).
 
     Grey is repeated in three channels, alpha is dropped, CMYK and palettes are converted, 16 bits
@@ -44,9 +45,9 @@ def read_image(path: Path) -> np.ndarray:
     something is warned of once a file.
 
     Raises:
-        UserError: the file is missing, not an image, or cut short.
+        UserError: the file is missing, not an image, cut short, or has more pixels than allowed.
     """
-    with _open(path) as image:
+    with _open(path, max_pixels) as image:
         kind = _describe_conversion(image)
         image = ImageOps.exif_transpose(image)
         if image.mode == "F":
@@ -60,28 +61,41 @@ def read_image(path: Path) -> np.ndarray:
     return pixels
 
 
-def read_size(path: Path) -> tuple[int, int]:
+def read_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """(width, height) of the picture as `read_image` would give it, from the file's header.
 
     Raises:
-        UserError: the file is missing or not an image.
+        UserError: the file is missing, not an image, or has more pixels than allowed.
     """
-    with _open(path) as image:
+    with _open(path, max_pixels) as image:
         width, height = image.size
         turned = image.getexif().get(ORIENTATION_TAG, 1) >= FIRST_TURNED
         return (height, width) if turned else (width, height)
 
 
 @contextlib.contextmanager
-def _open(path: Path) -> Iterator[Image.Image]:
-    """An opened picture; whatever reading it raises inside becomes a `UserError`."""
+def _open(path: Path, max_pixels: int) -> Iterator[Image.Image]:
+    """An opened picture; whatever reading it raises inside becomes a `UserError`.
+
+    Its size is looked at before anything is decoded: a small file may unpack to any size.
+    """
     try:
         with Image.open(path) as image:
+            width, height = image.size
+            if width * height > max_pixels:
+                raise UserError(
+                    f"{path}: {width} x {height} pixels, more than --max_pixels {max_pixels}; "
+                    "make it smaller, or give a larger number if you trust the file"
+                )
             yield image
+    except UserError:
+        raise
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
+    except Exception as error:  # decoders of damaged files raise anything
+        reason = str(error) or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):
+            reason = "not an image"
         raise UserError(
             f"{path}: cannot be read as an image ({reason}); replace or remove it"
         ) from error
