@@ -51,9 +51,21 @@ def counts(content):
     return state
 
 
-@pytest.mark.parametrize("kind", ["loss", "gradient"])
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_bad_step_is_skipped_and_counted(kind, accumulate, flags, spoil, run_script, tmp_path):
+@pytest.fixture
+def fused(request, monkeypatch):
+    """Whether the optimizer is fused, as it is on GPUs."""
+    if request.param:
+        usual = torch.optim.AdamW
+        make = lambda weights, **options: usual(weights, **{**options, "fused": True})  # noqa: E731
+        monkeypatch.setattr(torch.optim, "AdamW", make)
+    return request.param
+
+
+@pytest.mark.parametrize("fused", [False, True], indirect=True)
+@pytest.mark.parametrize(("kind", "accumulate"), [("loss", 2), ("gradient", 1)])
+def test_bad_step_is_skipped_and_counted(
+    kind, accumulate, fused, flags, spoil, run_script, tmp_path
+):
     """The third of three steps; with two batches a step, only the first of its batches is bad."""
     spoil({2 * accumulate}, kind)
     result = run_script("train", *flags, "--accumulate", accumulate, "--max_steps", 3)
@@ -67,15 +79,16 @@ def test_bad_step_is_skipped_and_counted(kind, accumulate, flags, spoil, run_scr
         assert torch.equal(value, after["current_model_state"][name]), name
     for number, state in before["optimizer_states"][0]["state"].items():
         for name, value in state.items():
-            assert torch.equal(value, after["optimizer_states"][0]["state"][number][name])
+            assert torch.equal(value, after["optimizer_states"][0]["state"][number][name]), name
     assert all(value.isfinite().all() for value in after["state_dict"].values())
     assert before["lr_schedulers"] != after["lr_schedulers"]
     assert counts(before) == {"skipped": 0, "in_row": 0}
     assert counts(after) == {"skipped": 1, "in_row": 1}
 
 
+@pytest.mark.parametrize("fused", [False, True], indirect=True)
 def test_run_of_bad_steps_ends_with_the_last_good_checkpoint(
-    flags, spoil, fails, run_script, tmp_path
+    fused, flags, spoil, fails, run_script, tmp_path
 ):
     good = 2
     spoil({0, *range(1 + good, 100)}, "gradient")
@@ -97,7 +110,8 @@ def test_learning_rate_that_makes_a_run_diverge(flags, fails):
     assert "nothing has been saved" in message and "lower --lr" in message
 
 
-def test_good_steps_are_as_they_were(flags, run_script, tmp_path, monkeypatch):
+@pytest.mark.parametrize("fused", [False, True], indirect=True)
+def test_good_steps_are_as_they_were(fused, flags, run_script, tmp_path, monkeypatch):
     """Bit for bit the same with and without the look at them."""
     for folder in ("with", "without"):
         flags[-1] = f"--ckpt_dir={tmp_path / folder / 'run'}"

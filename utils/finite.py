@@ -1,12 +1,14 @@
 """Steps whose loss or gradient is not finite are skipped; a run that has only such steps ends.
 
-A skipped step leaves weights, their state in the optimizer and nothing else as it was: it counts as
-a step of the schedule and of the stream of samples, so that a resumed run sees the same ones.
+A skipped step leaves the weights and the state of the optimizer as they were. It counts as a step
+of the schedule and of the stream of samples, so that a resumed run sees the same ones, and the
+average of the weights takes them once more.
 """
 
 import warnings
+from collections import deque
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
@@ -17,15 +19,26 @@ from torch.optim import Optimizer
 from utils.errors import UserError
 
 PATIENCE = 10  # steps in a row
-NAMES_SHOWN = 40  # of images, in the message
+LAG = 2  # steps that a GPU may be behind when it is asked whether a step was finite
+NAMES_SHOWN = 40  # of images, in a message
+
+
+class Look(NamedTuple):
+    """What was seen in a step: 1 or 0 if it was bad or not, there when the event has come."""
+
+    step: int
+    names: list[str]
+    bad: Tensor
+    there: torch.cuda.Event | None
 
 
 class FiniteSteps(Callback):
-    """Looks at each step's loss and gradient before the optimizer does.
+    """Looks at each step's losses and gradients before the optimizer does.
 
-    One number is read from the device at each step: whether every loss and the largest gradient of
-    every weight are finite. Several processes come to the same answer, as they share gradients;
-    the losses are their own, and so is a small reduction.
+    A fused optimizer is told on the device to skip a bad step, and the answer is read some steps
+    later, so that a GPU never waits for it. Other optimizers pass over weights without a gradient:
+    they get none. Several processes come to the same answer, as they reduce it; it is read after
+    the same number of steps by all of them.
 
     Args:
         checkpoint: where the run's last checkpoint is, if it has saved one.
@@ -37,8 +50,10 @@ class FiniteSteps(Callback):
         self.in_row = 0
         self._losses: list[Tensor] = []  # of the step's batches
         self._names: list[str] = []
+        self._looks: deque[Look] = deque()  # not yet counted
 
     def state_dict(self) -> dict[str, int]:
+        self._count(0)
         return {"skipped": self.skipped, "in_row": self.in_row}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
@@ -58,19 +73,47 @@ class FiniteSteps(Callback):
     def on_before_optimizer_step(
         self, trainer: L.Trainer, module: L.LightningModule, optimizer: Optimizer
     ) -> None:
-        parameters = [weight for group in optimizer.param_groups for weight in group["params"]]
-        gradients = [weight.grad for weight in parameters if weight.grad is not None]
-        largest = torch._foreach_norm(gradients, float("inf"))  # of each; it is NaN if one value is
-        finite = torch.stack([*self._losses, *largest]).isfinite().all()
-        finite = trainer.strategy.reduce_boolean_decision(bool(finite), all=True)
-        names, self._names, self._losses = self._names, [], []
-        self.in_row = 0 if finite else self.in_row + 1
-        if finite:
-            return
-        self.skipped += 1
-        optimizer.zero_grad(set_to_none=True)  # it passes over weights without a gradient
-        images = _first_few(sorted(set(_of_all_processes(names))))
-        step = f"step {trainer.global_step + 1}: loss or gradient is not finite"
+        weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
+        largest = torch._foreach_norm(gradients, float("inf"))  # of each; NaN if one value is
+        bad = 1 - torch.stack([*self._losses, *largest]).isfinite().all().float()
+        if trainer.world_size > 1:
+            distributed.all_reduce(bad, distributed.ReduceOp.MAX)
+        fused = optimizer.defaults["fused"]
+        if fused:
+            optimizer.found_inf = bad
+        elif bad:
+            optimizer.zero_grad(set_to_none=True)
+        there = None
+        if bad.is_cuda:
+            bad = bad.to("cpu", non_blocking=True)
+            there = torch.cuda.Event()
+            there.record()
+        self._looks.append(Look(trainer.global_step + 1, self._names, bad, there))
+        self._names, self._losses = [], []
+        self._count(LAG if fused else 0)
+
+    def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self._count(0)
+
+    def _count(self, lag: int) -> None:
+        """Count the steps that are over, but for the last `lag` ones.
+
+        Raises:
+            UserError: too many in a row were bad.
+        """
+        while len(self._looks) > lag:
+            look = self._looks.popleft()
+            if look.there:
+                look.there.synchronize()
+            self.in_row = self.in_row + 1 if look.bad else 0
+            if look.bad:
+                self.skipped += 1
+                self._tell(look)
+
+    def _tell(self, look: Look) -> None:
+        images = _first_few(sorted(set(_of_all_processes(look.names))))
+        step = f"step {look.step}: loss or gradient is not finite"
         if self.in_row >= PATIENCE:
             saved = "nothing has been saved"
             if self.checkpoint.exists():
