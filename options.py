@@ -18,6 +18,7 @@ from data.protocols import PROTOCOLS
 from net import BASELINES, NETWORKS, AMPromptIR
 from utils.devices import CPU
 from utils.errors import UserError
+from utils.image_io import MAX_PIXELS
 from utils.schedules import SCHEDULES
 
 DEFAULT_CHECKPOINT = Path("best.ckpt")
@@ -105,6 +106,13 @@ def train_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default=True,
         help="leave out training images that show scenes of published test sets, by their names",
     )
+    _add_trust_flags(group)
+    group.add_argument(
+        "--strict_data",
+        action="store_true",
+        help="decode every image before training and end if one cannot be read; without it the "
+        "next image takes its place, with a warning",
+    )
     group.add_argument("--patch_size", type=positive, default=128, help="pixels, a multiple of 8")
     group.add_argument(
         "--balance",
@@ -175,6 +183,11 @@ def train_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--precision", choices=PRECISIONS, default="auto", help="auto: bf16 where the GPU has it"
     )
 
+    group.add_argument(
+        "--deterministic",
+        action="store_true",
+        help="the same weights from run to run on a GPU too (slower); on a CPU they always are",
+    )
     group.add_argument(
         "--compile",
         action="store_true",
@@ -313,6 +326,7 @@ def test_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="what published checkpoints, which do not name their network, are for",
     )
     add_test_flags(parser)
+    _add_trust_flags(parser)
     parser.add_argument(
         "--output_path", type=Path, default=Path("output"), help="folder for images and figures"
     )
@@ -468,6 +482,18 @@ def _add_compare_flag(parser, what: str) -> None:
 def _add_cuda_flag(parser) -> None:
     parser.add_argument(
         "--cuda", type=gpu_index, metavar="N", help="index of the GPU to use; -1 for the CPU"
+    )
+
+
+def _add_trust_flags(parser) -> None:
+    """What is accepted from the files of a data folder."""
+    parser.add_argument(
+        "--max_pixels", type=positive, default=MAX_PIXELS, help="of an image; no larger one is read"
+    )
+    parser.add_argument(
+        "--follow_links",
+        action="store_true",
+        help="read images to which symbolic links lead out of their folder",
     )
 
 

@@ -22,8 +22,10 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 
+from data.damage import Found, find_damage, report_damage
 from data.datasets import BALANCES, TrainingSet, ValidationSet, split
 from data.degradations import CLEAN, DEGRADATION_NAMES, DEGRADATIONS, TASKS, Task
+from data.links import check_links
 from data.loaders import make_loaders
 from data.pairing import (
     Pair,
@@ -31,7 +33,6 @@ from data.pairing import (
     describe_layout,
     find_data_sets,
     read_list,
-    read_sizes,
 )
 from data.scenes import TEST_SCENES, describe_overlaps, leave_out
 from net import AMPromptIR
@@ -54,6 +55,7 @@ from utils.finite import FiniteSteps
 from utils.image_io import FULL, write_error, write_whole
 from utils.inference import MEMORY_SHARE, free_memory
 from utils.locks import hold_folder
+from utils.replaced import ReplacedImages
 
 CPU_DEVICE = torch.device("cpu")
 PREVIOUS = "previous.ckpt"  # what last.ckpt was before
@@ -97,17 +99,19 @@ def train(options: Namespace) -> int:
     last, best = options.ckpt_dir / "last.ckpt", options.ckpt_dir / "best.ckpt"
     start = find_start(options, [last, options.ckpt_dir / PREVIOUS, best])
     machine = choose_machine(options.num_gpus, options.num_nodes, options.cuda, options.precision)
-    training, validation, sizes = find_pairs(options)
+    training, validation, found = find_pairs(options)
 
     training_set = TrainingSet(
         training,
         options.patch_size,
         options.seed,
         options.balance,
-        sizes,
+        found.sizes,
         cache_bytes=min(1e9 * options.cache_gb, MEMORY_SHARE * free_memory(CPU_DEVICE)),
+        damaged=found.damaged,
+        max_pixels=options.max_pixels,
     )
-    validation_set = ValidationSet(validation, options.seed)
+    validation_set = ValidationSet(validation, options.seed, options.max_pixels)
     plan = make_plan(options, machine, training_set)
     if start:
         restorer, first_step = continue_restorer(options, plan, training_set, start)
@@ -276,6 +280,7 @@ def make_trainer(
         else "auto",
         plugins=[*slurm, WholeCheckpoints(last, last.with_name(PREVIOUS), start in (None, last))],
         precision=machine.precision,
+        deterministic=options.deterministic,
         max_epochs=1,  # one long epoch: the stream runs through the published ones
         max_steps=plan.total_steps,
         accumulate_grad_batches=options.accumulate,
@@ -288,6 +293,7 @@ def make_trainer(
         default_root_dir=options.ckpt_dir,
         logger=make_loggers(options),
         callbacks=[
+            ReplacedImages(),
             FiniteSteps(last),
             AveragedWeights(),
             LearningRateMonitor(logging_interval="step"),
@@ -345,9 +351,12 @@ def find_start(options: Namespace, saved: list[Path]) -> Path | None:
 
 def find_pairs(
     options: Namespace,
-) -> tuple[dict[str, list[Pair]], dict[str, list[Pair]], dict[Path, tuple[int, int]]]:
-    """Training and held-out pairs of each degradation to train, and the sizes of all images."""
-    training, validation, sizes = {}, {}, {}
+) -> tuple[dict[str, list[Pair]], dict[str, list[Pair]], Found]:
+    """Training and held-out pairs of each degradation to train, and what all images are like.
+
+    Damaged ones are among the training pairs, in whose place others come, but not held out.
+    """
+    training, validation, images = {}, {}, Found({}, {})
     small, num_images = [], 0
     wanted = [entry for entry in DEGRADATIONS if entry.name in options.de_type]
     for task in TASKS:
@@ -359,10 +368,19 @@ def find_pairs(
         if not entries:
             continue
         pairs = find_pairs_of_task(options, task)
-        sizes |= read_sizes(pairs)
-        small += check_sizes(pairs, sizes, options.patch_size)
+        found = find_damage(pairs, options.max_pixels, decoded=options.strict_data)
+        small += check_sizes(found.whole(pairs), found.sizes, options.patch_size)
         num_images += len(pairs)
         kept, held_out = split(pairs, options.val_images)
+        decoded = find_damage(held_out, options.max_pixels, decoded=True)
+        report_damage(decoded.damaged, "it is left out of the validation", options.strict_data)
+        others = {
+            path: reason for path, reason in found.damaged.items() if path not in decoded.damaged
+        }
+        report_damage(others, "the next image takes its place", options.strict_data)
+        held_out = decoded.whole(held_out)
+        images.sizes.update(found.sizes)
+        images.damaged.update(found.damaged)
         for entry in entries:
             training[entry.name], validation[entry.name] = kept, held_out
     if small:
@@ -371,7 +389,7 @@ def find_pairs(
             f"{options.patch_size} pixels and are padded by reflection (first: {small[0]})",
             stacklevel=1,
         )
-    return training, validation, sizes
+    return training, validation, images
 
 
 def find_pairs_of_task(options: Namespace, task: Task) -> list[Pair]:
@@ -389,6 +407,8 @@ def find_pairs_of_task(options: Namespace, task: Task) -> list[Pair]:
             f"put them there, or train others than {task.name} with --de_type"
         )
     pairs = [pair for data_set in data_sets for pair in data_set.pairs]
+    if not options.follow_links:
+        check_links(folder, pairs)
     if options.data_file_dir:
         pairs = read_list(options.data_file_dir / task.list_file, pairs)
     return check_test_scenes(pairs, task.name, options.exclude_test_scenes)

@@ -6,7 +6,7 @@ run does not depend on the number of workers, and can be taken up again at any s
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -60,8 +60,8 @@ class TrainingSet(Dataset):
             samples in an epoch.
         sizes: (width, height) of the images that may be kept in memory once they are decoded.
         cache_bytes: memory for that; images that are visited more often come first.
-        damaged: images known to be unreadable; the next pair takes the place of theirs, as of one
-            that turns out to be so.
+        damaged: images known to be unreadable, and why; the next pair takes the place of theirs,
+            as of one that turns out to be so.
         max_pixels: of an image; larger ones are refused, and replaced as well.
     """
 
@@ -73,7 +73,7 @@ class TrainingSet(Dataset):
         balance: str = "equal",
         sizes: Mapping[Path, tuple[int, int]] | None = None,
         cache_bytes: float = 0,
-        damaged: Collection[Path] = (),
+        damaged: Mapping[Path, str] | None = None,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
         self.patch_size = patch_size
@@ -88,7 +88,7 @@ class TrainingSet(Dataset):
         self.num_images = len(visits)
         wanted = {path: sizes[path] for path, _ in visits.most_common() if path in (sizes or {})}
         self.cache = ImageCache(wanted, cache_bytes, max_pixels)
-        self.damaged = frozenset(damaged)
+        self.damaged = dict(damaged or {})
 
     def __len__(self) -> int:
         return self.epoch_samples
@@ -113,12 +113,13 @@ class TrainingSet(Dataset):
         """
         reason = ""
         for pair in (*pairs[item:], *pairs[:item]):
-            if self.damaged.isdisjoint(pair):
+            if self.damaged.keys().isdisjoint(pair):
                 try:
                     return load_pair(pair, read=self.cache.read), pair, reason
                 except UserError as error:
                     reason = reason or str(error)
-        raise UserError(f"none of {len(pairs)} images can be read, such as {reason or pairs[0]}")
+        reason = reason or next(iter(self.damaged.values()))
+        raise UserError(f"none of {len(pairs)} images can be read, such as {reason}")
 
     def _samples_of_degradations(self) -> list[int]:
         published = [

@@ -48,6 +48,8 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         UserError: the file is missing, not an image, cut short, or has more pixels than allowed.
     """
     with _open(path, max_pixels) as image:
+        image.verify()  # PNG's checksums: decoding takes zeros in place of pixels without a word
+    with _open(path, max_pixels) as image:
         kind = _describe_conversion(image)
         image = ImageOps.exif_transpose(image)
         if image.mode == "F":
