@@ -91,7 +91,10 @@ def pictures(draw):
     content = buffer.getvalue()
     damage = draw(st.sampled_from(["none", "bytes", "cut", "zeros", "swapped"]))
     if damage == "none":
-        return content, ending, None if mode == "F" else {width, height}
+        odd = mode == "F" or (
+            mode == "YCbCr" and ending == "tif"
+        )  # Pillow cannot read all it writes
+        return content, ending, None if odd else {width, height}
     return draw(damaged(content, damage)), ending, None
 
 
@@ -204,8 +207,8 @@ def test_any_training_images_give_patches(sizes, patch_size, degradation, paired
 
 
 WORDS = (
-    "0 1 2 8 -1 -8 64 0.5 1e-9 1e400 nan inf auto tiny small paper clip learned none smam mdta fefm "
-    "concatenation cosine timed published equal derain dehaze denoise_15 am_promptir promptir "
+    "0 1 2 8 -1 -8 64 0.5 1e-9 1e400 nan inf auto tiny small paper clip learned none smam mdta "
+    "fefm concatenation cosine timed published equal derain dehaze denoise_15 am_promptir promptir "
     "restormer airnet clean fp32 bf16 99999999999999999999 -- - ."
 )
 VALUES = st.one_of(st.sampled_from(WORDS.split(" ")), st.text(max_size=5))
