@@ -1,14 +1,18 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
+FUZZ_SCALE ?= 20
 
-.PHONY: demo test lint clean
+.PHONY: demo test fuzz lint clean
 
 demo: $(VENV)/requirements  ## train a tiny network on sample photographs, test it, show the result
 	$(RUN) -m scripts.quickstart
 
 test: $(VENV)/requirements-dev  ## the whole test suite
 	$(RUN) -m pytest
+
+fuzz: $(VENV)/requirements-dev  ## random inputs, FUZZ_SCALE times as many as in the suite
+	FUZZ_SCALE=$(FUZZ_SCALE) $(RUN) -m pytest -s tests/test_fuzz.py
 
 lint: $(VENV)/requirements-dev  ## style, as pre-commit checks it
 	$(RUN) -m ruff check .

@@ -60,7 +60,7 @@ def main() -> int:
                     progress.set_postfix_str(f"tile {part.done} of {part.total}")
 
             try:
-                picture = read_picture(source)
+                picture = read_picture(source, options.max_pixels)
                 result = restore_picture(
                     picture, trained, named, options.strength, options.tile, show
                 )

@@ -20,6 +20,7 @@ from net.checkpoint import DEFAULTS
 from net.text import CLIP_PRETRAINED
 from utils.devices import CPU
 from utils.errors import UserError
+from utils.image_io import MAX_PIXELS
 from utils.schedules import SCHEDULES
 
 DEFAULT_CHECKPOINT_HELP = f"without it the first there of {', '.join(DEFAULTS)}"
@@ -106,6 +107,13 @@ def train_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default=True,
         help="leave out training images that show scenes of published test sets, by their names",
     )
+    _add_trust_flags(group)
+    group.add_argument(
+        "--strict_data",
+        action="store_true",
+        help="decode every image before training and end if one cannot be read; without it the "
+        "next image takes its place, with a warning",
+    )
     group.add_argument("--patch_size", type=positive, default=128, help="pixels, a multiple of 8")
     group.add_argument(
         "--balance",
@@ -176,6 +184,11 @@ def train_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--precision", choices=PRECISIONS, default="auto", help="auto: bf16 where the GPU has it"
     )
 
+    group.add_argument(
+        "--deterministic",
+        action="store_true",
+        help="the same weights from run to run on a GPU too (slower); on a CPU they always are",
+    )
     group.add_argument(
         "--compile",
         action="store_true",
@@ -314,6 +327,7 @@ def test_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="what published checkpoints, which do not name their network, are for",
     )
     add_test_flags(parser)
+    _add_trust_flags(parser)
     parser.add_argument(
         "--output_path", type=Path, default=Path("output"), help="folder for images and figures"
     )
@@ -350,6 +364,7 @@ def demo_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     _add_clip_flags(parser)
     _add_compare_flag(parser, "input and result")
+    _add_pixels_flag(parser)
     parser.add_argument(
         "--ckpt_name",
         type=Path,
@@ -509,6 +524,22 @@ def _add_compare_flag(parser, what: str) -> None:
 def _add_cuda_flag(parser) -> None:
     parser.add_argument(
         "--cuda", type=gpu_index, metavar="N", help="index of the GPU to use; -1 for the CPU"
+    )
+
+
+def _add_pixels_flag(parser) -> None:
+    parser.add_argument(
+        "--max_pixels", type=positive, default=MAX_PIXELS, help="of an image; no larger one is read"
+    )
+
+
+def _add_trust_flags(parser) -> None:
+    """What is accepted from the files of a data folder."""
+    _add_pixels_flag(parser)
+    parser.add_argument(
+        "--follow_links",
+        action="store_true",
+        help="read images to which symbolic links lead out of their folder",
     )
 
 

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from data.datasets import Sample
 from data.degradations import ALL_TASKS_MODE, TASKS, Task, of_task
+from data.links import check_links
 from data.pairing import DataSet, Pair, check_sizes, describe_layout, read_sizes
 from data.protocols import PAPER_NOISE_SEED, iterate_test_set
 from net.checkpoint import Trained, default_checkpoint, load_network
@@ -135,7 +136,10 @@ def find_test_sets(options: Namespace) -> tuple[list[tuple[Task, DataSet]], list
         folder = getattr(options, f"{task.name}_path")
         data_sets = find_in_folder(options, f"{task.name}_path", task)
         for data_set in data_sets:
-            check_sizes(data_set.pairs, read_sizes(data_set.pairs), smallest=SSIM_WINDOW)
+            if not options.follow_links:
+                check_links(folder, data_set.pairs)
+            sizes = read_sizes(data_set.pairs, options.max_pixels)
+            check_sizes(data_set.pairs, sizes, smallest=SSIM_WINDOW)
             check_names(data_set)
         if not data_sets:
             left_out.append(task.name)
@@ -169,7 +173,9 @@ def score(
 ) -> list[Figure]:
     """Restore one data set under each degradation of its task."""
     figures = []
-    streams = iterate_test_set(data_set, of_task(task.name), options.protocol, options.seed)
+    streams = iterate_test_set(
+        data_set, of_task(task.name), options.protocol, options.seed, options.max_pixels
+    )
     for degradation, samples in streams:
         title = f"{data_set.name} {degradation.name}"
         folder = output / title.replace(" ", "_")

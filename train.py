@@ -22,8 +22,10 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 
+from data.damage import Found, find_damage, report_damage
 from data.datasets import BALANCES, TrainingSet, ValidationSet, split
 from data.degradations import CLEAN, DEGRADATION_NAMES, DEGRADATIONS, TASKS, Task
+from data.links import check_links
 from data.loaders import make_loaders
 from data.pairing import (
     Pair,
@@ -31,7 +33,6 @@ from data.pairing import (
     describe_layout,
     find_data_sets,
     read_list,
-    read_sizes,
 )
 from data.scenes import TEST_SCENES, describe_overlaps, leave_out
 from net import AMPromptIR
@@ -46,14 +47,18 @@ from utils.callbacks import (
     RunControl,
     RunProgress,
     SampleImages,
-    WholeCheckpoints,
 )
+from utils.checkpoints import WholeCheckpoints, remove_unfinished
 from utils.devices import Machine, choose_machine
 from utils.errors import UserError, run
-from utils.image_io import check_writable, write_whole
+from utils.finite import FiniteSteps
+from utils.image_io import FULL, write_error, write_whole
 from utils.inference import MEMORY_SHARE, free_memory
+from utils.locks import hold_folder
+from utils.replaced import ReplacedImages
 
 CPU_DEVICE = torch.device("cpu")
+PREVIOUS = "previous.ckpt"  # what last.ckpt was before
 
 MAY_CHANGE = ("total_steps", "steps_per_epoch")  # on --resume; the second follows from others
 OLDER = {  # what versions did that had no such choice
@@ -85,20 +90,28 @@ class Plan(NamedTuple):
 def main() -> int:
     options = train_options()
     quieten_libraries()
+    with hold_folder(options.ckpt_dir):
+        return train(options)
+
+
+def train(options: Namespace) -> int:
+    """The run that the flags describe, from its start or from where it was."""
     last, best = options.ckpt_dir / "last.ckpt", options.ckpt_dir / "best.ckpt"
-    start = find_start(options, last, best)
+    start = find_start(options, [last, options.ckpt_dir / PREVIOUS, best])
     machine = choose_machine(options.num_gpus, options.num_nodes, options.cuda, options.precision)
-    training, validation, sizes = find_pairs(options)
+    training, validation, found = find_pairs(options)
 
     training_set = TrainingSet(
         training,
         options.patch_size,
         options.seed,
         options.balance,
-        sizes,
+        found.sizes,
         cache_bytes=min(1e9 * options.cache_gb, MEMORY_SHARE * free_memory(CPU_DEVICE)),
+        damaged=found.damaged,
+        max_pixels=options.max_pixels,
     )
-    validation_set = ValidationSet(validation, options.seed)
+    validation_set = ValidationSet(validation, options.seed, options.max_pixels)
     plan = make_plan(options, machine, training_set)
     if start:
         restorer, first_step = continue_restorer(options, plan, training_set, start)
@@ -112,13 +125,14 @@ def main() -> int:
 
     if options.compile:
         restorer.net.compile_blocks()
-    trainer = make_trainer(options, machine, plan, last, best, bool(len(validation_set)))
+    trainer = make_trainer(options, machine, plan, last, best, start, bool(len(validation_set)))
     if trainer.world_size != machine.num_processes:
         raise UserError(
             f"{trainer.world_size} processes were started for {machine.num_processes} devices; "
             "start train.py with torchrun, or with srun and one task a GPU"
         )
-    check_writable(options.ckpt_dir)  # not before: a start that fails leaves no folder behind
+    if trainer.is_global_zero:
+        remove_unfinished(options.ckpt_dir)
     loaders = make_loaders(
         training_set,
         validation_set,
@@ -134,6 +148,10 @@ def main() -> int:
         print(describe_cache(training_set, options.cache_gb))
     try:
         trainer.fit(restorer, *loaders, ckpt_path=start, weights_only=True)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise write_error(options.ckpt_dir, error) from error
     except Interrupted as stop:
         end = f"stopped at {stop} of {plan.total_steps}, saved {last}; --resume goes on from there"
     else:
@@ -241,10 +259,17 @@ def continue_restorer(
 
 
 def make_trainer(
-    options: Namespace, machine: Machine, plan: Plan, last: Path, best: Path, validates: bool
+    options: Namespace,
+    machine: Machine,
+    plan: Plan,
+    last: Path,
+    best: Path,
+    start: Path | None,
+    validates: bool,
 ) -> L.Trainer:
     """Lightning's trainer, with the callbacks that average, save, show and stop."""
     # SLURM's requeueing would start from a checkpoint that our stream of samples knows nothing of
+    validate_every = min(options.val_every or plan.steps_per_epoch, plan.total_steps)
     slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
     return L.Trainer(
         accelerator=machine.accelerator,
@@ -253,13 +278,13 @@ def make_trainer(
         strategy=DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
         if machine.num_processes > 1
         else "auto",
-        plugins=[*slurm, WholeCheckpoints()],
+        plugins=[*slurm, WholeCheckpoints(last, last.with_name(PREVIOUS), start in (None, last))],
         precision=machine.precision,
+        deterministic=options.deterministic,
         max_epochs=1,  # one long epoch: the stream runs through the published ones
         max_steps=plan.total_steps,
         accumulate_grad_batches=options.accumulate,
-        val_check_interval=options.accumulate  # in batches
-        * min(options.val_every or plan.steps_per_epoch, plan.total_steps),
+        val_check_interval=options.accumulate * validate_every,  # in batches
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         log_every_n_steps=min(50, plan.total_steps),
@@ -268,14 +293,9 @@ def make_trainer(
         default_root_dir=options.ckpt_dir,
         logger=make_loggers(options),
         callbacks=[
+            ReplacedImages(),
+            FiniteSteps(last),
             AveragedWeights(),
-            RunControl(
-                last,
-                plan.total_steps,
-                options.save_every,
-                options.max_minutes,
-                timed=options.schedule == "timed",
-            ),
             LearningRateMonitor(logging_interval="step"),
             RunProgress(plan.total_steps, plan.samples_per_step),
             SampleImages(options.ckpt_dir / "samples"),
@@ -287,15 +307,39 @@ def make_trainer(
                 save_on_train_epoch_end=not validates,
                 enable_version_counter=False,
             ),
+            RunControl(
+                last,
+                plan.total_steps,
+                options.save_every,
+                validate_every if validates else 0,
+                options.max_minutes,
+                timed=options.schedule == "timed",
+            ),
         ],
     )
 
 
-def find_start(options: Namespace, last: Path, best: Path) -> Path | None:
-    """The checkpoint to go on from, or None for a new run."""
-    there = [path for path in (last, best) if path.exists()]
+def find_start(options: Namespace, saved: list[Path]) -> Path | None:
+    """The checkpoint to go on from, or None for a new run; of `saved` the first that is whole.
+
+    Raises:
+        UserError: a run is there, and is not to be gone on with; or none of its files is whole.
+    """
+    there = [path for path in saved if path.exists()]
     if options.resume == "auto":
-        return there[0] if there else None
+        for path in there:
+            try:
+                read_checkpoint(path)
+            except UserError as error:
+                warnings.warn(f"{error}; passed over", stacklevel=2)
+            else:
+                return path
+        if there:
+            raise UserError(
+                f"--resume: none of {', '.join(path.name for path in there)} in "
+                f"{options.ckpt_dir} can be read; copy one there, or start a new run"
+            )
+        return None
     start = Path(options.resume) if options.resume else None
     if there and (start is None or start.resolve().parent != options.ckpt_dir.resolve()):
         raise UserError(
@@ -307,9 +351,12 @@ def find_start(options: Namespace, last: Path, best: Path) -> Path | None:
 
 def find_pairs(
     options: Namespace,
-) -> tuple[dict[str, list[Pair]], dict[str, list[Pair]], dict[Path, tuple[int, int]]]:
-    """Training and held-out pairs of each degradation to train, and the sizes of all images."""
-    training, validation, sizes = {}, {}, {}
+) -> tuple[dict[str, list[Pair]], dict[str, list[Pair]], Found]:
+    """Training and held-out pairs of each degradation to train, and what all images are like.
+
+    Damaged ones are among the training pairs, in whose place others come, but not held out.
+    """
+    training, validation, images = {}, {}, Found({}, {})
     small, num_images = [], 0
     wanted = [entry for entry in DEGRADATIONS if entry.name in options.de_type]
     for task in TASKS:
@@ -321,10 +368,19 @@ def find_pairs(
         if not entries:
             continue
         pairs = find_pairs_of_task(options, task)
-        sizes |= read_sizes(pairs)
-        small += check_sizes(pairs, sizes, options.patch_size)
+        found = find_damage(pairs, options.max_pixels, decoded=options.strict_data)
+        small += check_sizes(found.whole(pairs), found.sizes, options.patch_size)
         num_images += len(pairs)
         kept, held_out = split(pairs, options.val_images)
+        decoded = find_damage(held_out, options.max_pixels, decoded=True)
+        report_damage(decoded.damaged, "it is left out of the validation", options.strict_data)
+        others = {
+            path: reason for path, reason in found.damaged.items() if path not in decoded.damaged
+        }
+        report_damage(others, "the next image takes its place", options.strict_data)
+        held_out = decoded.whole(held_out)
+        images.sizes.update(found.sizes)
+        images.damaged.update(found.damaged)
         for entry in entries:
             training[entry.name], validation[entry.name] = kept, held_out
     if small:
@@ -333,7 +389,7 @@ def find_pairs(
             f"{options.patch_size} pixels and are padded by reflection (first: {small[0]})",
             stacklevel=1,
         )
-    return training, validation, sizes
+    return training, validation, images
 
 
 def find_pairs_of_task(options: Namespace, task: Task) -> list[Pair]:
@@ -351,6 +407,8 @@ def find_pairs_of_task(options: Namespace, task: Task) -> list[Pair]:
             f"put them there, or train others than {task.name} with --de_type"
         )
     pairs = [pair for data_set in data_sets for pair in data_set.pairs]
+    if not options.follow_links:
+        check_links(folder, pairs)
     if options.data_file_dir:
         pairs = read_list(options.data_file_dir / task.list_file, pairs)
     return check_test_scenes(pairs, task.name, options.exclude_test_scenes)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.image_io import read_image
+from utils.image_io import MAX_PIXELS, read_image
 
 CHECKSUM_BYTES = 4  # before the pixels of each image; 0: not there yet
 
@@ -31,9 +31,16 @@ class ImageCache:
     Args:
         sizes: (width, height) of each image, those to be kept first.
         max_bytes: of memory; images that do not fit are decoded whenever they are read.
+        max_pixels: of an image; larger ones are refused.
     """
 
-    def __init__(self, sizes: Mapping[Path, tuple[int, int]], max_bytes: float) -> None:
+    def __init__(
+        self,
+        sizes: Mapping[Path, tuple[int, int]],
+        max_bytes: float,
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
+        self.max_pixels = max_pixels
         self.num_bytes = 0
         self._places: dict[Path, tuple[int, tuple[int, int, int]]] = {}  # first byte, shape
         for path, (width, height) in sizes.items():
@@ -54,7 +61,7 @@ class ImageCache:
             UserError: as `read_image`.
         """
         if path not in self._places:
-            return read_image(path)
+            return read_image(path, self.max_pixels)
         first, shape = self._places[path]
         checksum = np.frombuffer(self._arena.buffer, np.uint8, CHECKSUM_BYTES, first)
         start = first + CHECKSUM_BYTES
@@ -63,7 +70,7 @@ class ImageCache:
         if path not in self._checked:
             stored = checksum.tobytes()
             if not any(stored) or stored != _checksum(pixels):
-                image = read_image(path)
+                image = read_image(path, self.max_pixels)
                 if image.shape != shape:
                     return image  # the file has been replaced since its size was read
                 pixels[:] = image

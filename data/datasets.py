@@ -7,6 +7,7 @@ run does not depend on the number of workers, and can be taken up again at any s
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +26,8 @@ from data.transforms import (
     crop_to_multiple,
     pad_to_size,
 )
-from utils.image_io import read_image, to_tensor
+from utils.errors import UserError
+from utils.image_io import MAX_PIXELS, read_image, to_tensor
 
 BALANCES = ("equal", "degradations", "published")
 MAX_MAPS = 4096  # kept by each process, of what a synthesis knows of a photograph
@@ -34,6 +36,7 @@ MAX_MAPS = 4096  # kept by each process, of what a synthesis knows of a photogra
 class Sample(NamedTuple):
     """degraded, clean: float32 (3, H, W) in [0, 1]; task: the degradation's name; name: the file's.
 
+    replaced: why the image whose turn it was cannot be read, if this one is in its place.
     A collated batch has (B, 3, H, W) tensors and lists of names.
     """
 
@@ -41,6 +44,7 @@ class Sample(NamedTuple):
     clean: Tensor
     task: str
     name: str
+    replaced: str = ""
 
 
 class TrainingSet(Dataset):
@@ -56,6 +60,9 @@ class TrainingSet(Dataset):
             samples in an epoch.
         sizes: (width, height) of the images that may be kept in memory once they are decoded.
         cache_bytes: memory for that; images that are visited more often come first.
+        damaged: images known to be unreadable, and why; the next pair takes the place of theirs,
+            as of one that turns out to be so.
+        max_pixels: of an image; larger ones are refused, and replaced as well.
     """
 
     def __init__(
@@ -66,6 +73,8 @@ class TrainingSet(Dataset):
         balance: str = "equal",
         sizes: Mapping[Path, tuple[int, int]] | None = None,
         cache_bytes: float = 0,
+        damaged: Mapping[Path, str] | None = None,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         self.patch_size = patch_size
         self.seed = seed
@@ -78,7 +87,8 @@ class TrainingSet(Dataset):
         visits = self._visits_of_images()
         self.num_images = len(visits)
         wanted = {path: sizes[path] for path, _ in visits.most_common() if path in (sizes or {})}
-        self.cache = ImageCache(wanted, cache_bytes)
+        self.cache = ImageCache(wanted, cache_bytes, max_pixels)
+        self.damaged = dict(damaged or {})
 
     def __len__(self) -> int:
         return self.epoch_samples
@@ -87,13 +97,29 @@ class TrainingSet(Dataset):
         epoch, index = divmod(position, self.epoch_samples)
         which, item = self._plan(epoch)[index]
         generator = np.random.default_rng((self.seed, epoch, index))
-        degradation, pair = self.degradations[which], self.pairs[which][item]
+        degradation = self.degradations[which]
 
-        images = load_pair(pair, read=self.cache.read)
+        images, pair, replaced = self._load(self.pairs[which], item)
         images = add_map(images, degradation, pair, self._maps)
         images = [pad_to_size(image, self.patch_size) for image in images]
         images = augment(crop_patch(images, self.patch_size, generator), generator)
-        return make_sample(images, degradation, pair, generator)
+        return make_sample(images, degradation, pair, generator)._replace(replaced=replaced)
+
+    def _load(self, pairs: Sequence[Pair], item: int) -> tuple[list[np.ndarray], Pair, str]:
+        """The images of a pair or the next one that can be read, the pair, and why it is another.
+
+        Raises:
+            UserError: none can.
+        """
+        reason = ""
+        for pair in (*pairs[item:], *pairs[:item]):
+            if self.damaged.keys().isdisjoint(pair):
+                try:
+                    return load_pair(pair, read=self.cache.read), pair, reason
+                except UserError as error:
+                    reason = reason or str(error)
+        reason = reason or next(iter(self.damaged.values()))
+        raise UserError(f"none of {len(pairs)} images can be read, such as {reason}")
 
     def _samples_of_degradations(self) -> list[int]:
         published = [
@@ -159,8 +185,11 @@ class TrainingStream(Sampler[int]):
 class ValidationSet(Dataset):
     """Whole held-out images, the same in every run; noise is keyed by (seed, sigma, index)."""
 
-    def __init__(self, pairs: Mapping[str, Sequence[Pair]], seed: int) -> None:
+    def __init__(
+        self, pairs: Mapping[str, Sequence[Pair]], seed: int, max_pixels: int = MAX_PIXELS
+    ) -> None:
         self.seed = seed
+        self.max_pixels = max_pixels
         self.items = [
             (entry, index, pair)
             for entry in DEGRADATIONS
@@ -173,7 +202,8 @@ class ValidationSet(Dataset):
     def __getitem__(self, position: int) -> Sample:
         degradation, index, pair = self.items[position]
         generator = np.random.default_rng((self.seed, degradation.sigma or 0, index))
-        images = add_map(load_pair(pair), degradation, pair)
+        read = partial(read_image, max_pixels=self.max_pixels)
+        images = add_map(load_pair(pair, read=read), degradation, pair)
         return make_sample(images, degradation, pair, generator)
 
 

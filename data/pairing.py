@@ -6,13 +6,14 @@ Folders and names are matched whole, by the tables below; no text is replaced in
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from data.degradations import Task
 from data.transforms import PROTOCOL_MULTIPLE
 from utils.errors import UserError
-from utils.image_io import EXTENSIONS, list_images, read_size
+from utils.image_io import EXTENSIONS, MAX_PIXELS, list_images, read_size
 
 # (degraded, clean) folders beside each other, tried in this order, in any letter case
 FOLDER_PAIRS = (
@@ -81,15 +82,16 @@ def describe_layout(task: Task) -> str:
     return f"a folder of degraded and one of clean images beside each other ({pairs})"
 
 
-def read_sizes(pairs: Sequence[Pair]) -> dict[Path, tuple[int, int]]:
+def read_sizes(pairs: Sequence[Pair], max_pixels: int = MAX_PIXELS) -> dict[Path, tuple[int, int]]:
     """(width, height) of each image, from its header.
 
     Raises:
-        UserError: a file is not an image.
+        UserError: a file is not an image, or has more pixels than allowed.
     """
     paths = list(dict.fromkeys(path for pair in pairs for path in pair if path))
     with ThreadPoolExecutor(8) as pool:
-        return dict(zip(paths, pool.map(read_size, paths), strict=True))
+        read = partial(read_size, max_pixels=max_pixels)
+        return dict(zip(paths, pool.map(read, paths), strict=True))
 
 
 def check_sizes(

@@ -5,19 +5,25 @@ published code takes the directory's, which is not portable; here names are sort
 """
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
 
 from data.datasets import Sample, add_map, load_pair, make_sample
 from data.degradations import Degradation
 from data.pairing import DataSet
+from utils.image_io import MAX_PIXELS, read_image
 
 PROTOCOLS = ("paper", "clean")
 PAPER_NOISE_SEED = 0
 
 
 def iterate_test_set(
-    data_set: DataSet, degradations: Sequence[Degradation], protocol: str, seed: int
+    data_set: DataSet,
+    degradations: Sequence[Degradation],
+    protocol: str,
+    seed: int,
+    max_pixels: int = MAX_PIXELS,
 ) -> Iterator[tuple[Degradation, Iterator[Sample]]]:
     """The samples of a test set for each degradation of its task; consume them in order.
 
@@ -28,7 +34,10 @@ def iterate_test_set(
     """
     stream = np.random.RandomState(PAPER_NOISE_SEED)
     for degradation in degradations:
-        yield degradation, _iterate_test_images(data_set, degradation, protocol, seed, stream)
+        yield (
+            degradation,
+            _iterate_test_images(data_set, degradation, protocol, seed, stream, max_pixels),
+        )
 
 
 def _iterate_test_images(
@@ -37,10 +46,12 @@ def _iterate_test_images(
     protocol: str,
     seed: int,
     stream: np.random.RandomState,
+    max_pixels: int,
 ) -> Iterator[Sample]:
     paper = protocol == "paper"
     for index, pair in enumerate(data_set.pairs):
         is_noise = degradation.sigma is not None
         generator = stream if paper and is_noise else np.random.default_rng((seed, index))
-        images = add_map(load_pair(pair, cropped=paper), degradation, pair)
+        images = load_pair(pair, paper, partial(read_image, max_pixels=max_pixels))
+        images = add_map(images, degradation, pair)
         yield make_sample(images, degradation, pair, generator, rounded=not paper)

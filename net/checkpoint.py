@@ -20,6 +20,7 @@ from torch import Tensor
 from net import BASELINES, NETWORKS, RestorationNetwork
 from net.complexity import count_macs, count_parameters
 from net.weights import ENDING, FILE_NAME, unpack_weights
+from utils.archive import check_archive
 from utils.errors import UserError
 
 FOLDER = Path("ckpt")
@@ -130,6 +131,7 @@ def _read(path: Path) -> Any:
     try:
         if path.suffix == ENDING:
             return unpack_weights(path, PREFIX)
+        check_archive(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(

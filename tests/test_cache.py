@@ -36,7 +36,9 @@ def decoded(monkeypatch):
     """The paths of the images that this process has decoded."""
     paths = []
     monkeypatch.setattr(
-        data.cache, "read_image", lambda path: paths.append(path) or read_image(path)
+        data.cache,
+        "read_image",
+        lambda path, *limit: paths.append(path) or read_image(path, *limit),
     )
     return paths
 

@@ -1,6 +1,5 @@
 """What happens around training steps: averaged weights, saving and stopping, progress, pictures."""
 
-import io
 import os
 import signal
 import sys
@@ -10,12 +9,11 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, ProgressBar, WeightAveraging
-from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.callbacks import Callback, Checkpoint, ProgressBar, WeightAveraging
 from tqdm import tqdm
 
 from utils.comparison import write_comparison
-from utils.image_io import to_pixels, write_whole
+from utils.image_io import to_pixels
 
 MAX_DECAY = 0.999
 SIGNAL_PAUSE = 1.0  # seconds; what comes earlier is the same signal, passed on by another process
@@ -52,16 +50,7 @@ class AveragedWeights(WeightAveraging):
         self._average_model.n_averaged += 1
 
 
-class WholeCheckpoints(TorchCheckpointIO):
-    """Writes a checkpoint beside its place, then renames it: an earlier one stays whole."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options=None) -> None:
-        buffer = io.BytesIO()  # written at once: a full disk is then a plain OSError
-        torch.save(checkpoint, buffer)
-        write_whole(Path(path), lambda file: file.write(buffer.getbuffer()))
-
-
-class RunControl(Callback):
+class RunControl(Checkpoint):
     """Saves `last.ckpt` now and then, and ends the run at its last step, its time, or a signal.
 
     After SIGINT or SIGTERM the current step is finished and saved, then `Interrupted` is raised;
@@ -69,6 +58,14 @@ class RunControl(Callback):
 
     The time begins after the first step, in which the network may be compiled. It is that of one
     session, or if `timed` (the learning rate then follows it) of all sessions of the run.
+
+    Where a step is followed by a validation, the checkpoint is saved before it, and a run that is
+    resumed from there validates first: it keeps the same best weights as one never stopped. The
+    last one is saved after its validation, by when `best.ckpt` is written (Lightning calls this
+    callback after `ModelCheckpoint`, if it is listed after it).
+
+    Args:
+        validate_every: steps between validations; 0 without any.
     """
 
     def __init__(
@@ -76,21 +73,25 @@ class RunControl(Callback):
         checkpoint: Path,
         total_steps: int,
         save_every: int,
+        validate_every: int,
         max_minutes: float | None,
         timed: bool = False,
     ) -> None:
         self.checkpoint = checkpoint
         self.total_steps = total_steps
         self.save_every = save_every
+        self.validate_every = validate_every
         self.max_seconds = 60 * max_minutes if max_minutes else float("inf")
         self.timed = timed
         self.seconds = 0.0
         self.signals: dict[int, float] = {}  # by number, when it first came
+        self.validated = 0  # the last step that a validation followed
 
     def state_dict(self) -> dict[str, Any]:
-        return {"seconds": self.seconds}
+        return {"seconds": self.seconds, "validated": self.validated}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.validated = state.get("validated", 0)  # older versions did not save it
         if self.timed:
             self.seconds = state["seconds"]
 
@@ -110,6 +111,12 @@ class RunControl(Callback):
         module.time_share = self.seconds / self.max_seconds
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._note_signal)
+        if self._validates_after(self.step) and self.validated < self.step:
+            loop = trainer.fit_loop.epoch_loop.val_loop
+            loop.restarting = False
+            trainer.validating = True
+            loop.run()
+            trainer.training = True
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *step: Any) -> None:
         if trainer.global_step == self.step:
@@ -121,7 +128,9 @@ class RunControl(Callback):
         interrupted = stopped and anywhere(bool(self.signals), all=False)
         at_end = trainer.global_step >= self.total_steps
         finished = stopped or at_end
-        if finished or trainer.global_step % self.save_every == 0:
+        if at_end and self.validate_every:
+            pass  # saved after the validation
+        elif finished or trainer.global_step % self.save_every == 0:
             trainer.save_checkpoint(self.checkpoint)
         if interrupted and not at_end:
             raise Interrupted(f"step {trainer.global_step}")
@@ -135,6 +144,14 @@ class RunControl(Callback):
         if self.timed:  # the rate must be the same in all processes
             self.seconds = trainer.strategy.broadcast(self.seconds)
         module.time_share = self.seconds / self.max_seconds
+
+    def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self.validated = trainer.global_step
+        if trainer.global_step >= self.total_steps:
+            trainer.save_checkpoint(self.checkpoint)
+
+    def _validates_after(self, step: int) -> bool:
+        return bool(self.validate_every and step) and step % self.validate_every == 0
 
     def _note_signal(self, number: int, frame: Any) -> None:
         now = time.monotonic()

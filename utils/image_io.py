@@ -1,6 +1,8 @@
 """Reading any picture as 8-bit RGB, and writing files whole or not at all."""
 
 import contextlib
+import errno
+import os
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +18,10 @@ from utils.errors import UserError
 
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm"})
 ORIENTATION_TAG, FIRST_TURNED = 0x0112, 5  # EXIF; from 5 on the sides are exchanged
-Image.MAX_IMAGE_PIXELS = None  # pictures of any size, in tiles; Pillow would refuse large ones
+Image.MAX_IMAGE_PIXELS = None  # ours is MAX_PIXELS, or what a flag says
+MAX_PIXELS = 2**28  # 16384 x 16384; 0.8 GB in 8 bits
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # disk, quota, and limit on a file's size
+GIVE_ANOTHER = "give a folder you may write to"
 SAVE_OPTIONS = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}
 
 
@@ -32,7 +37,7 @@ def list_images(folder: Path, recursive: bool = False) -> list[Path]:
     )
 
 
-def read_image(path: Path) -> np.ndarray:
+def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Read a picture as uint8 RGB, (H, W, 3).
 
     Grey is repeated in three channels, alpha is dropped, CMYK and palettes are converted, 16 bits
@@ -40,9 +45,11 @@ def read_image(path: Path) -> np.ndarray:
     something is warned of once a file.
 
     Raises:
-        UserError: the file is missing, not an image, or cut short.
+        UserError: the file is missing, not an image, cut short, or has more pixels than allowed.
     """
-    with open_image(path) as image:
+    with open_image(path, max_pixels) as image:
+        image.verify()  # PNG's checksums: decoding takes zeros in place of pixels without a word
+    with open_image(path, max_pixels) as image:
         kind = _describe_conversion(image)
         image = ImageOps.exif_transpose(image)
         if image.mode == "F":
@@ -56,13 +63,13 @@ def read_image(path: Path) -> np.ndarray:
     return pixels
 
 
-def read_size(path: Path) -> tuple[int, int]:
+def read_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """(width, height) of the picture as `read_image` would give it, from the file's header.
 
     Raises:
-        UserError: the file is missing or not an image.
+        UserError: the file is missing, not an image, or has more pixels than allowed.
     """
-    with open_image(path) as image:
+    with open_image(path, max_pixels) as image:
         width, height = image.size
         turned = image.getexif().get(ORIENTATION_TAG, 1) >= FIRST_TURNED
         return (height, width) if turned else (width, height)
@@ -70,9 +77,14 @@ def read_size(path: Path) -> tuple[int, int]:
 
 @contextlib.contextmanager
 def open_image(
-    source: Path | IO[bytes], name: str = "", formats: Sequence[str] | None = None
+    source: Path | IO[bytes],
+    max_pixels: int = MAX_PIXELS,
+    name: str = "",
+    formats: Sequence[str] | None = None,
 ) -> Iterator[ImageFile.ImageFile]:
     """An opened picture; whatever reading it raises inside becomes a `UserError`.
+
+    Its size is looked at before anything is decoded: a small file may unpack to any size.
 
     name: for the error, instead of the path; formats: those of Pillow that are tried, all by
     default.
@@ -80,11 +92,21 @@ def open_image(
     name = name or str(source)
     try:
         with Image.open(source, formats=formats) as image:
+            width, height = image.size
+            if width * height > max_pixels:
+                raise UserError(
+                    f"{name}: {width} x {height} pixels, more than --max_pixels {max_pixels}; "
+                    "make it smaller, or give a larger number if you trust the file"
+                )
             yield image
+    except UserError:
+        raise
     except FileNotFoundError as error:
         raise UserError(f"{name}: no such file") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
+    except Exception as error:  # decoders of damaged files raise anything
+        reason = str(error) or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):
+            reason = "not an image"
         raise UserError(
             f"{name}: cannot be read as an image ({reason}); replace or remove it"
         ) from error
@@ -103,25 +125,56 @@ def write_image(path: Path, pixels: np.ndarray) -> None:
     write_whole(path, lambda file: Image.fromarray(pixels).save(file, format_name, **options))
 
 
-def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+def write_whole(
+    path: Path,
+    write: Callable[[IO[bytes]], object],
+    durable: bool = False,
+    before_rename: Callable[[], object] | None = None,
+) -> None:
     """Let `write` fill a temporary file beside `path`, then rename it to `path`.
 
+    Args:
+        durable: make sure that it is on the disk, and stays there after a power cut.
+        before_rename: called when the temporary file is whole.
+
     Raises:
-        UserError: the folder cannot be made or written to.
+        UserError: the folder cannot be made or written to, or the disk is full.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
             write(file)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        if before_rename:
+            before_rename()
         temporary.replace(path)
+        if durable:
+            sync_folder(path.parent)
     except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror or error}); give a folder you may write to"
-        ) from error
+        raise write_error(path, error) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def sync_folder(folder: Path) -> None:
+    """Make sure that the names in a folder are on the disk, where the system can."""
+    with contextlib.suppress(OSError):  # Windows and some network file systems cannot
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def write_error(path: Path, error: OSError) -> UserError:
+    """What kept a file from being written, and what to do about it."""
+    full = error.errno in FULL
+    remedy = "make room, or give a folder on another disk" if full else GIVE_ANOTHER
+    return UserError(f"{path}: cannot be written ({error.strerror or error}); {remedy}")
 
 
 def check_writable(folder: Path) -> None:
@@ -136,10 +189,7 @@ def check_writable(folder: Path) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise UserError(
-            f"{folder}: cannot be written ({error.strerror or error}); "
-            "give a folder you may write to"
-        ) from error
+        raise write_error(folder, error) from error
 
 
 def to_tensor(pixels: np.ndarray) -> Tensor:

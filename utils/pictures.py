@@ -19,7 +19,14 @@ from PIL import ExifTags, Image, ImageFile
 from torch import Tensor
 
 from utils.deep_images import encode_png, encode_tiff
-from utils.image_io import ORIENTATION_TAG, SAVE_OPTIONS, open_image, raw_mode, write_whole
+from utils.image_io import (
+    MAX_PIXELS,
+    ORIENTATION_TAG,
+    SAVE_OPTIONS,
+    open_image,
+    raw_mode,
+    write_whole,
+)
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "PPM")
 KEEP_ALPHA = {"PNG", "TIFF", "WEBP"}
@@ -80,15 +87,15 @@ class Picture(NamedTuple):
         return np.repeat(_to_8_bits(self.pixels), 3 // self.pixels.shape[2], axis=2)
 
 
-def read_picture(path: Path) -> Picture:
+def read_picture(path: Path, max_pixels: int = MAX_PIXELS) -> Picture:
     """Read a picture.
 
     CMYK is converted to RGB and only the first of several frames is read, each with a warning.
 
     Raises:
-        UserError: the file is missing, not an image, or cut short.
+        UserError: the file is missing, not an image, cut short, or has more pixels than allowed.
     """
-    with open_image(path, formats=FORMATS) as image:
+    with open_image(path, max_pixels, formats=FORMATS) as image:
         return _decode(image, path.read_bytes, str(path))
 
 
@@ -102,7 +109,7 @@ def parse_picture(content: bytes, name: str, max_pixels: int) -> tuple[Picture, 
     Raises:
         UserError: as `read_picture`, or too many pixels.
     """
-    with open_image(io.BytesIO(content), name, FORMATS) as image:
+    with open_image(io.BytesIO(content), name=name, formats=FORMATS) as image:
         if image.width * image.height > max_pixels:
             raise ValueError(
                 f"{image.width} x {image.height} pixels; expected at most {max_pixels:,}"

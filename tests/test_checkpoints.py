@@ -1,0 +1,236 @@
+"""No good checkpoint is lost: to damage, to a full disk, or to a second run in the same folder."""
+
+import errno
+import os
+import resource
+import shutil
+import socket
+import time
+import zipfile
+
+import pytest
+import torch
+from lightning.fabric.loggers.csv_logs import _ExperimentWriter
+
+from net.checkpoint import read_checkpoint
+from tests.conftest import save_untrained
+from tests.killing import CONTEXT, run_training
+from utils.archive import check_archive
+from utils.errors import UserError
+from utils.image_io import write_whole
+from utils.locks import HOLDER, LOCK, hold_folder
+
+FLAGS = "--de_type derain --width 8 --patch_size 8 --save_every 1"
+
+
+@pytest.fixture(scope="module")
+def flags(train_flags):
+    return [*train_flags, *FLAGS.split()]
+
+
+@pytest.fixture(scope="module")
+def trained(flags, tmp_path_factory):
+    """The flags and the folder of a run of 3 steps, the second and the last of them saved."""
+    folder = tmp_path_factory.mktemp("run") / "ckpt"
+    arguments = [*flags, "--val_every", 2, "--max_steps", 3, "--ckpt_dir", folder]
+    assert run_training(arguments, folder.parent / "output") == 0
+    return folder
+
+
+@pytest.fixture
+def folder(trained, tmp_path):
+    """A copy of it."""
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+def steps(path):
+    return read_checkpoint(path)["global_step"]
+
+
+def flip(path, position):
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1
+    path.write_bytes(content)
+
+
+def cut(path, length):
+    path.write_bytes(path.read_bytes()[:length])
+
+
+def test_the_one_before_is_kept(folder):
+    assert steps(folder / "last.ckpt") == 3 and steps(folder / "previous.ckpt") == 2
+    assert {path.name for path in folder.iterdir()} == {
+        "last.ckpt",
+        "previous.ckpt",
+        "best.ckpt",
+        "logs",
+        "samples",
+    }
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: cut(path, 0),
+        lambda path: cut(path, path.stat().st_size // 2),
+        lambda path: cut(path, path.stat().st_size - 1),
+        lambda path: flip(path, path.stat().st_size // 2),  # a weight: torch.load takes it
+    ],
+)
+def test_damaged_checkpoint_is_passed_over(damage, folder, flags, fails, run_script):
+    damage(folder / "last.ckpt")
+    message = fails("train", *flags, "--ckpt_dir", folder, "--resume", folder / "last.ckpt")
+    assert "last.ckpt: " in message and "damaged" in message
+    again = ["--ckpt_dir", folder, "--resume", "--max_steps", 4]
+    result = run_script("train", *flags, *again)
+    assert result.code == 0, result.err
+    (warning,) = [line for line in result.err.splitlines() if "passed over" in line]
+    assert "last.ckpt" in warning and "steps 2 to 4" in result.out
+    assert steps(folder / "last.ckpt") == 4 and steps(folder / "previous.ckpt") == 3
+
+
+def test_a_damaged_one_never_takes_the_place_of_the_one_before(folder, flags, run_script):
+    cut(folder / "last.ckpt", 1000)
+    whole = (folder / "previous.ckpt").read_bytes()
+    again = ["--ckpt_dir", folder, "--resume", "--max_steps", 3]
+    assert run_script("train", *flags, *again).code == 0
+    assert (folder / "previous.ckpt").read_bytes() == whole and steps(folder / "last.ckpt") == 3
+
+
+def test_nothing_whole_to_resume_from(folder, flags, fails):
+    for name in ("last.ckpt", "previous.ckpt", "best.ckpt"):
+        cut(folder / name, 1000)
+    message = fails("train", *flags, "--ckpt_dir", folder, "--resume")
+    assert "none of last.ckpt, previous.ckpt, best.ckpt" in message
+    assert (folder / "last.ckpt").stat().st_size == 1000
+
+
+def test_every_flipped_byte_that_counts_is_seen(tmp_path):
+    """Also those that torch.load does not see; a few bytes between entries mean nothing."""
+    path = save_untrained(tmp_path / "a.ckpt")
+    whole, expected = path.read_bytes(), read_checkpoint(path)["state_dict"]
+    for position in range(0, len(whole), len(whole) // 50):
+        flip(path, position)
+        try:
+            found = read_checkpoint(path)["state_dict"]
+        except UserError:
+            pass
+        else:
+            assert all(torch.equal(found[name], expected[name]) for name in expected)
+        path.write_bytes(whole)
+    flip(path, len(whole) // 2)
+    torch.load(path, weights_only=True)  # this is why
+    with pytest.raises(UserError, match="damaged"):
+        read_checkpoint(path)
+
+
+def test_an_archive_that_unpacks_to_more_than_it_is(tmp_path):
+    path = tmp_path / "bomb.ckpt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/data.pkl", bytes(10**7))
+    with pytest.raises(ValueError, match="unpacks to 10000000 bytes"):
+        check_archive(path)
+
+
+@pytest.fixture
+def limit_files():
+    """Limit the size of files that this process may write, in bytes."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_full_disk_ends_with_one_line_and_the_last_good_checkpoint(
+    folder, flags, fails, run_script, limit_files
+):
+    before = {path.name: path.read_bytes() for path in folder.glob("*.ckpt")}
+    flags = [*flags, "--ckpt_dir", folder, "--resume", "--max_steps", 5]
+    limit_files(len(before["last.ckpt"]) // 2)
+    message = fails("train", *flags)
+    limit_files(resource.RLIM_INFINITY)
+    assert "last.ckpt: cannot be written (File too large); make room" in message
+    assert "--resume goes on from it" in message
+    assert {path.name: path.read_bytes() for path in folder.glob("*.ckpt")} == before
+    assert not list(folder.glob(".*"))
+    assert "steps 3 to 5" in run_script("train", *flags).out
+
+
+def test_full_disk_while_logging(folder, flags, fails, monkeypatch):
+    def fail(self):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(_ExperimentWriter, "save", fail)
+    message = fails("train", *flags, "--ckpt_dir", folder, "--resume", "--max_steps", 5)
+    assert "cannot be written (No space left on device); make room" in message
+    assert steps(folder / "last.ckpt") >= 3
+
+
+def test_what_is_written_durably_is_synced_before_it_is_renamed(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(os, "fsync", lambda file: calls.append(os.fstat(file).st_size))
+    write_whole(
+        tmp_path / "a",
+        lambda file: file.write(b"x" * 12345),
+        durable=True,
+        before_rename=lambda: calls.append("rename"),
+    )
+    assert calls[:2] == [12345, "rename"] and len(calls) == 3  # and then the folder
+
+
+def hold(folder, ready):
+    with hold_folder(folder):
+        ready.set()
+        time.sleep(60)
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """A process that holds the folder `run`."""
+    ready = CONTEXT.Event()
+    process = CONTEXT.Process(target=hold, args=(tmp_path / "run", ready))
+    process.start()
+    assert ready.wait(60)
+    yield process
+    process.kill()
+    process.join()
+
+
+def test_second_run_refuses_and_says_who_holds_the_folder(holder, flags, fails, tmp_path):
+    for resume in ([], ["--resume"]):
+        message = fails("train", *flags, "--ckpt_dir", tmp_path / "run", *resume)
+        assert f"{tmp_path / 'run'}: process {holder.pid} on {socket.gethostname()}" in message
+        assert "wait for its end, stop it, or give another --ckpt_dir" in message
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {LOCK, HOLDER}
+
+
+def test_lock_of_a_killed_run_is_stale(holder, flags, run_script, tmp_path):
+    holder.kill()
+    holder.join()
+    assert (tmp_path / "run" / HOLDER).exists()
+    result = run_script("train", *flags, "--ckpt_dir", tmp_path / "run", "--max_steps", 1)
+    assert result.code == 0, result.err
+    assert not list((tmp_path / "run").glob(".*"))
+
+
+@pytest.mark.parametrize("note", ["", "[]", '{"host": 1}', "\x00"])
+def test_note_that_says_nothing(note, holder, tmp_path, monkeypatch):
+    monkeypatch.setattr("utils.locks.MOMENT", 0.2)
+    (tmp_path / "run" / HOLDER).write_text(note)
+    with (
+        pytest.raises(UserError, match="another run, which has left no note"),
+        hold_folder(tmp_path / "run"),
+    ):
+        pass
+
+
+def test_folder_is_free_again_and_only_as_full_as_it_was(tmp_path):
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError), hold_folder(tmp_path / "new" / "run"):
+            1 / 0  # noqa: B018
+        assert list(tmp_path.iterdir()) == []
+    with (
+        hold_folder(tmp_path),
+        pytest.raises(UserError, match=str(os.getpid())),
+        hold_folder(tmp_path),
+    ):
+        pass
