@@ -143,7 +143,11 @@ def train_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     group = parser.add_argument_group("optimization")
     group.add_argument("--epochs", type=positive, default=120, help="length of the run")
     group.add_argument("--max_steps", type=positive, help="end after so many optimizer steps")
-    group.add_argument("--max_minutes", type=positive_float, help="end after so much time")
+    group.add_argument(
+        "--max_minutes",
+        type=positive_float,
+        help="end after so much time, counted from the end of the first step",
+    )
     group.add_argument("--batch_size", type=positive, default=18, help="patches a batch and GPU")
     group.add_argument(
         "--accumulate", type=positive, default=1, help="batches whose gradients make one step"

@@ -74,7 +74,7 @@ def test_networks_are_made_equally_large(measure):
             return MEASURES[measure](NETWORKS[name](**arguments))
 
     tiny = NETWORKS["am_promptir"].configurations["tiny"]
-    target = size("am_promptir", tiny)
+    target = size("am_promptir", tiny | {"width": 24})  # PromptIR cannot be as small as `tiny`
     for name in ("promptir", "restormer"):
         usual = NETWORKS[name].configurations["tiny"]
         assert abs(size(name, usual) / target - 1) > 0.01

@@ -218,7 +218,7 @@ def test_clip_trains_tests_and_reads_words(
 def test_time_limit_ends_the_run_with_a_validation(run_script, train_flags, tmp_path):
     flags = ["--de_type", "derain", f"--ckpt_dir={tmp_path}", "--max_minutes=0.0001"]
     assert run_script("train", *train_flags, *flags).code == 0
-    assert read_checkpoint(tmp_path / "last.ckpt")["global_step"] == 1
+    assert read_checkpoint(tmp_path / "last.ckpt")["global_step"] == 2  # the first is not counted
     assert (tmp_path / "best.ckpt").exists()
 
 
@@ -345,7 +345,7 @@ def test_accumulating_run_is_stopped_after_a_whole_step(
     flags = [*train_flags, f"--ckpt_dir={tmp_path}", "--max_steps=4", "--val_every=2"]
     halves = [*flags, "--accumulate", 2]
     assert run_script("train", *halves, "--max_minutes=0.0001").code == 0
-    assert read_checkpoint(tmp_path / "last.ckpt")["global_step"] == 1
+    assert read_checkpoint(tmp_path / "last.ckpt")["global_step"] == 2
     if batches == 2:
         assert run_script("train", *halves, "--resume").code == 0
         assert_same_weights(tmp_path / "last.ckpt", accumulated / "last.ckpt")
