@@ -51,5 +51,11 @@ def unpack_weights(path: Path, prefix: str) -> dict[str, Any]:
         text = (file.metadata() or {}).get(DESCRIPTION)
     if text is None:
         return weights
-    weights = {prefix + name: value for name, value in weights.items()}
-    return {**json.loads(text), "state_dict": weights}
+    content = json.loads(text)
+    arguments = content["hyper_parameters"]["network_arguments"]
+    for (
+        name,
+        value,
+    ) in arguments.items():  # as constructors and flags have them; JSON knows no tuple
+        arguments[name] = tuple(value) if isinstance(value, list) else value
+    return {**content, "state_dict": {prefix + name: value for name, value in weights.items()}}
