@@ -5,7 +5,7 @@ FUZZ_SCALE ?= 20
 
 .PHONY: demo test fuzz lint clean
 
-demo: $(VENV)/requirements  ## train a tiny network on sample photographs, test it, show the result
+demo: $(VENV)/requirements  ## restore sample photographs with the weights that ship, show the result
 	$(RUN) -m scripts.quickstart
 
 test: $(VENV)/requirements-dev  ## the whole test suite

@@ -5,6 +5,7 @@ import torch
 
 from net.checkpoint import read_checkpoint
 from tests.killing import run_training
+from utils.runs import read_learning_curve
 
 KILLED = -9
 FLAGS = (
@@ -91,6 +92,8 @@ def test_validation_that_a_kill_cut_short_is_done_again(flags, tmp_path):
     assert not (tmp_path / "best.ckpt").exists()
     assert run_training(arguments, tmp_path / "output") == 0
     assert_equal(tmp_path, whole)
+    curve = read_learning_curve(tmp_path)
+    assert curve == read_learning_curve(whole) and [step for step, _ in curve] == [4, 8, 10]
 
 
 @pytest.mark.parametrize(("moment", "number"), [("within step", 5), ("before renaming", 1)])
