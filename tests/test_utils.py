@@ -136,7 +136,7 @@ def test_only_a_later_signal_ends_at_once(monkeypatch, tmp_path):
     monkeypatch.setattr(callbacks.signal, "signal", lambda *handler: None)
     monkeypatch.setattr(callbacks.os, "kill", lambda process, number: sent.append(number))
     monkeypatch.setattr(callbacks.time, "monotonic", lambda: now[0])
-    control = callbacks.RunControl(tmp_path / "last.ckpt", 1, 1, None)
+    control = callbacks.RunControl(tmp_path / "last.ckpt", 1, 1, 0, None)
     for later, number, expected in (
         (0, signal.SIGTERM, []),
         (0.5, signal.SIGTERM, []),  # the same one, passed on
