@@ -102,7 +102,8 @@ def as_picture(source: str | Path | np.ndarray | Picture) -> Picture:
     pixels = np.asarray(source)
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
     kinds = (np.uint8, np.uint16)
-    if pixels.ndim != 3 or not 1 <= pixels.shape[2] <= 4 or pixels.dtype not in kinds:
+    fits = pixels.ndim == 3 and 1 <= pixels.shape[2] <= 4 and pixels.size > 0
+    if not fits or pixels.dtype not in kinds:
         raise UserError(
             f"pixels {pixels.dtype} {pixels.shape}: expected uint8 or uint16, (H, W) or (H, W, C) "
             "with C 1 to 4"

@@ -12,6 +12,7 @@ import math
 import os
 import warnings
 from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -172,17 +173,23 @@ def make_plan(options: Namespace, machine: Machine, training_set: TrainingSet) -
 
 
 def make_restorer(
-    options: Namespace, plan: Plan, training_set: TrainingSet, text_encoder: str = ""
+    options: Namespace,
+    plan: Plan,
+    training_set: TrainingSet,
+    continued: Mapping[str, Any] | None = None,
 ) -> Restorer:
-    """A new network and its training; the text table is filled from CLIP if there is no encoder.
+    """A new network and its training; weights and text table are those of `--init`, if given.
 
     Args:
-        text_encoder: of the run that is continued, whose table comes from its checkpoint.
+        continued: arguments of the run that is continued, whose weights and text table come from
+            its checkpoint.
     """
-    embeddings = None
-    start = find_weights(options) if options.init else None
-    if start and not text_encoder:
-        text_encoder = start.description["text_encoder"]
+    embeddings, start, text_encoder, init = None, None, "", None
+    if continued:
+        text_encoder, init = continued["text_encoder"], continued.get("run", {}).get("init")
+    elif options.init:
+        start = find_weights(options)
+        text_encoder, init = start.description["text_encoder"], start.description["sha256"]
     if options.text == "clip" and not text_encoder:
         texts = [degradation.text for degradation in DEGRADATIONS]
         embeddings, text_encoder = embed(texts, options.clip_pretrained, options.clip_quick_gelu)
@@ -200,7 +207,7 @@ def make_restorer(
             "patch_size": options.patch_size,
             "balance": options.balance,
             "synthesized": options.synthesize,
-            "init": start and start.description["sha256"],
+            "init": init,
             "samples_per_step": plan.samples_per_step,
             "epoch_samples": training_set.epoch_samples,
         },
@@ -253,7 +260,7 @@ def continue_restorer(
     if missing:
         raise UserError(f"--resume {start}: holds no {missing[0]}, only weights to test with")
     before = content["hyper_parameters"]
-    restorer = make_restorer(options, plan, training_set, before["text_encoder"])
+    restorer = make_restorer(options, plan, training_set, before)
     check_same_run(start, before, dict(restorer.hparams))
     return restorer, content["global_step"]
 

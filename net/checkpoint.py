@@ -10,7 +10,7 @@ read so that none from elsewhere can run code (`weights_only`).
 import hashlib
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,11 +24,8 @@ from utils.archive import check_archive
 from utils.errors import UserError
 
 FOLDER = Path("ckpt")
-DEFAULTS = (  # inside FOLDER, the first that is there: one's own, then those that may ship
-    "best.ckpt",
-    "am_promptir_small.safetensors",
-    "am_promptir_tiny.safetensors",
-)
+SHIPPED = ("am_promptir_small.safetensors", "am_promptir_tiny.safetensors")  # inside FOLDER
+DEFAULTS = ("best.ckpt", *SHIPPED)  # the first that is there: one's own, then those that ship
 PREFIX = "net."
 WRAPPERS = ("state_dict", "params")  # what published checkpoints keep their weights under
 WRAPPING_MODULES = re.compile(r"^((net|module)\.)+")  # and put before their names
@@ -79,16 +76,16 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
-def default_checkpoint() -> Path:
-    """The checkpoint to take where none is named.
+def default_checkpoint(names: Sequence[str] = DEFAULTS) -> Path:
+    """The checkpoint to take where none is named, the first that is there.
 
     Raises:
         UserError: there is none.
     """
-    found = [FOLDER / name for name in DEFAULTS if (FOLDER / name).is_file()]
+    found = [FOLDER / name for name in names if (FOLDER / name).is_file()]
     if not found:
         raise UserError(
-            f"no checkpoint: none of {', '.join(DEFAULTS)} is in {FOLDER}/; train one with "
+            f"no checkpoint: none of {', '.join(names)} is in {FOLDER}/; train one with "
             "train.py, or give the path of one with --ckpt_name"
         )
     return found[0]

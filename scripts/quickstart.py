@@ -13,7 +13,7 @@ from pathlib import Path
 
 from data.degradations import TASKS
 from data.samples import build_samples
-from net.checkpoint import default_checkpoint
+from net.checkpoint import SHIPPED, default_checkpoint
 from utils.errors import UserError, run
 from utils.image_io import write_whole
 from utils.processes import ROOT, run_script
@@ -34,7 +34,7 @@ def main() -> int:
 
     print("sample set: scikit-image's photographs with noise, rain and haze", flush=True)
     build_samples(folder)
-    checkpoint = train(folder, options.steps) if options.steps else default_checkpoint()
+    checkpoint = train(folder, options.steps) if options.steps else default_checkpoint(SHIPPED)
 
     print(f"\ntesting {checkpoint}", flush=True)
     test = [f"--{task.name}_path={folder / 'test' / task.test_folders[0]}" for task in TASKS]

@@ -226,6 +226,23 @@ def test_time_limit_ends_the_run_with_a_validation(run_script, train_flags, tmp_
     assert (tmp_path / "best.ckpt").exists()
 
 
+def test_fine_tuning_starts_from_weights_and_goes_on_without_them(
+    run_script, fails, train_flags, tmp_path
+):
+    first, second = tmp_path / "first", tmp_path / "second"
+    flags = [*train_flags, "--de_type", "derain"]
+    assert run_script("train", *flags, f"--ckpt_dir={first}", "--max_steps=2").code == 0
+    start = first / "last.ckpt"
+    flags += ["--init", start, "--schedule=timed", "--max_minutes=5", f"--ckpt_dir={second}"]
+    assert "but the flags are for" in fails("train", *flags, "--width", 12)
+    assert run_script("train", *flags, "--max_steps=1", "--lr=1e-12").code == 0
+    before, after = weights(start, True), weights(second / "last.ckpt", True)
+    assert all(torch.allclose(value, after[name], atol=1e-6) for name, value in before.items())
+    start.unlink()
+    assert run_script("train", *flags, "--max_steps=2", "--lr=1e-12", "--resume").code == 0
+    assert read_checkpoint(second / "last.ckpt")["global_step"] == 2
+
+
 def test_published_recipe_and_lists(run_script, train_flags, tmp_path):
     lists = tmp_path / "data_dir"
     (lists / "rainy").mkdir(parents=True)

@@ -69,6 +69,13 @@ def test_cosine_schedule_warms_up_and_anneals():
     assert rate_factor("cosine", 0, 1, 1) == 1
 
 
+def test_timed_schedule_follows_the_time_or_the_steps_if_these_end_first():
+    factors = [rate_factor("timed", 0, 10**9, 1, share) for share in (0.05, 0.1, 0.55, 1.0)]
+    assert factors == pytest.approx([0.5, 1, 0.5, 0])
+    assert rate_factor("timed", 99, 100, 1, 0.2) == pytest.approx(0)
+    assert rate_factor("timed", 0, 100, 1, 0.0) > 0
+
+
 def test_published_schedule_matches_golden(golden):
     expected = json.loads((golden / "protocol.json").read_text())["published_lr_by_epoch"]
     steps_per_epoch = 3

@@ -44,7 +44,7 @@ def restore(
         named: (1, K) as in the network's forward, or None for blind.
         tile: side of the tiles in pixels, at most (they are made equal); 0 for the whole image at
             once; None to choose the largest that fits into the free memory.
-        on_part: called after each tile; the network must then have `gives_scores`, too.
+        on_part: called after each tile; without scores if the network does not give them.
 
     Returns:
         (3, H, W) in [0, 1], clipped, on the network's device.
