@@ -14,10 +14,11 @@ from pathlib import Path
 from torch import Tensor
 from tqdm import tqdm
 
+from data.damage import read_sizes
 from data.datasets import Sample
 from data.degradations import ALL_TASKS_MODE, TASKS, Task, of_task
 from data.links import check_links
-from data.pairing import DataSet, Pair, check_sizes, describe_layout, read_sizes
+from data.pairing import DataSet, Pair, check_sizes, describe_layout
 from data.protocols import PAPER_NOISE_SEED, iterate_test_set
 from net.checkpoint import Trained, default_checkpoint, load_network
 from options import find_in_folder, test_options

@@ -98,7 +98,7 @@ def main() -> int:
 def train(options: Namespace) -> int:
     """The run that the flags describe, from its start or from where it was."""
     last, best = options.ckpt_dir / "last.ckpt", options.ckpt_dir / "best.ckpt"
-    start = find_start(options, [last, options.ckpt_dir / PREVIOUS, best])
+    start, content = find_start(options, [last, options.ckpt_dir / PREVIOUS, best])
     machine = choose_machine(options.num_gpus, options.num_nodes, options.cuda, options.precision)
     training, validation, found = find_pairs(options)
 
@@ -115,9 +115,10 @@ def train(options: Namespace) -> int:
     validation_set = ValidationSet(validation, options.seed, options.max_pixels)
     plan = make_plan(options, machine, training_set)
     if start:
-        restorer, first_step = continue_restorer(options, plan, training_set, start)
+        restorer, first_step = continue_restorer(options, plan, training_set, start, content)
     else:
         restorer, first_step = make_restorer(options, plan, training_set), 0
+    del content  # of the size of the optimizer's state, which Lightning reads for itself
     if first_step >= plan.total_steps:
         print(f"{start}: already finished, step {first_step} of {plan.total_steps}")
         if not best.exists():  # stopped during its last validation
@@ -248,14 +249,20 @@ def find_weights(options: Namespace) -> Trained:
 
 
 def continue_restorer(
-    options: Namespace, plan: Plan, training_set: TrainingSet, start: Path
+    options: Namespace,
+    plan: Plan,
+    training_set: TrainingSet,
+    start: Path,
+    content: Mapping[str, Any],
 ) -> tuple[Restorer, int]:
     """The same, for the run that a checkpoint holds, and the step it is at.
+
+    Args:
+        content: of the checkpoint at `start`.
 
     Raises:
         UserError: the flags would not continue that run.
     """
-    content = read_checkpoint(start)
     missing = [key for key in ("optimizer_states", "loops", "global_step") if key not in content]
     if missing:
         raise UserError(f"--resume {start}: holds no {missing[0]}, only weights to test with")
@@ -275,8 +282,8 @@ def make_trainer(
     validates: bool,
 ) -> L.Trainer:
     """Lightning's trainer, with the callbacks that average, save, show and stop."""
-    # SLURM's requeueing would start from a checkpoint that our stream of samples knows nothing of
     validate_every = min(options.val_every or plan.steps_per_epoch, plan.total_steps)
+    # SLURM's requeueing would start from a checkpoint that our stream of samples knows nothing of
     slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
     return L.Trainer(
         accelerator=machine.accelerator,
@@ -326,8 +333,12 @@ def make_trainer(
     )
 
 
-def find_start(options: Namespace, saved: list[Path]) -> Path | None:
-    """The checkpoint to go on from, or None for a new run; of `saved` the first that is whole.
+def find_start(
+    options: Namespace, saved: list[Path]
+) -> tuple[Path, dict[str, Any]] | tuple[None, None]:
+    """The checkpoint to go on from and its content; of `saved` the first that is whole.
+
+    None and None for a new run.
 
     Raises:
         UserError: a run is there, and is not to be gone on with; or none of its files is whole.
@@ -336,24 +347,22 @@ def find_start(options: Namespace, saved: list[Path]) -> Path | None:
     if options.resume == "auto":
         for path in there:
             try:
-                read_checkpoint(path)
+                return path, read_checkpoint(path)
             except UserError as error:
                 warnings.warn(f"{error}; passed over", stacklevel=2)
-            else:
-                return path
         if there:
             raise UserError(
                 f"--resume: none of {', '.join(path.name for path in there)} in "
                 f"{options.ckpt_dir} can be read; copy one there, or start a new run"
             )
-        return None
+        return None, None
     start = Path(options.resume) if options.resume else None
     if there and (start is None or start.resolve().parent != options.ckpt_dir.resolve()):
         raise UserError(
             f"{there[0]}: a run is already there; give --resume to go on with it, or another "
             "--ckpt_dir for a new one"
         )
-    return start
+    return (start, read_checkpoint(start)) if start else (None, None)
 
 
 def find_pairs(

@@ -1,4 +1,4 @@
-"""Training images that cannot be read, found before training: by their headers, or by decoding."""
+"""Images' sizes, and which of them cannot be read, found before any work is done with them."""
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from data.pairing import Pair
 from utils.errors import UserError
-from utils.image_io import read_image, read_size
+from utils.image_io import MAX_PIXELS, read_image, read_size
 
 NUM_THREADS = 8
 NUM_TOLD = 20  # images, each in a line of its own
@@ -37,6 +37,18 @@ def find_damage(pairs: Sequence[Pair], max_pixels: int, decoded: bool = False) -
         {path: size for path, size in found.items() if not isinstance(size, str)},
         {path: reason for path, reason in found.items() if isinstance(reason, str)},
     )
+
+
+def read_sizes(pairs: Sequence[Pair], max_pixels: int = MAX_PIXELS) -> dict[Path, tuple[int, int]]:
+    """(width, height) of each image, from its header.
+
+    Raises:
+        UserError: a file is not an image, or has more pixels than allowed.
+    """
+    found = find_damage(pairs, max_pixels)
+    for reason in found.damaged.values():
+        raise UserError(reason)
+    return found.sizes
 
 
 def report_damage(damaged: Mapping[Path, str], what_happens: str, strict: bool) -> None:

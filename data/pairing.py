@@ -5,15 +5,13 @@ Folders and names are matched whole, by the tables below; no text is replaced in
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from data.degradations import Task
 from data.transforms import PROTOCOL_MULTIPLE
 from utils.errors import UserError
-from utils.image_io import EXTENSIONS, MAX_PIXELS, list_images, read_size
+from utils.image_io import EXTENSIONS, list_images
 
 # (degraded, clean) folders beside each other, tried in this order, in any letter case
 FOLDER_PAIRS = (
@@ -82,25 +80,13 @@ def describe_layout(task: Task) -> str:
     return f"a folder of degraded and one of clean images beside each other ({pairs})"
 
 
-def read_sizes(pairs: Sequence[Pair], max_pixels: int = MAX_PIXELS) -> dict[Path, tuple[int, int]]:
-    """(width, height) of each image, from its header.
-
-    Raises:
-        UserError: a file is not an image, or has more pixels than allowed.
-    """
-    paths = list(dict.fromkeys(path for pair in pairs for path in pair if path))
-    with ThreadPoolExecutor(8) as pool:
-        read = partial(read_size, max_pixels=max_pixels)
-        return dict(zip(paths, pool.map(read, paths), strict=True))
-
-
 def check_sizes(
     pairs: Sequence[Pair],
     sizes: Mapping[Path, tuple[int, int]],
     patch_size: int = 0,
     smallest: int = 1,
 ) -> list[str]:
-    """The names of the images smaller than the patch; `sizes` as `read_sizes` gives them.
+    """The names of the images smaller than the patch; `sizes` as `data.damage` gives them.
 
     Raises:
         UserError: the two images of a pair differ in size, or a side has fewer than `smallest`

@@ -28,10 +28,10 @@ SYNTHETIC = "_synthetic"  # ends the name of a data set of which only the clean 
 MOTORCYCLE_DOFFS = 31.086  # pixels
 
 
-def build_samples(folder: Path) -> None:
-    """Write `folder`/Train and `folder`/test in the layouts that train.py and test.py read."""
+def build_samples(folder: Path, training: bool = True) -> None:
+    """Write `folder`/test, and Train for `training`, in the layouts that the scripts read."""
     train, test = folder / "Train", folder / "test"
-    for name in TRAIN_PHOTOS:
+    for name in TRAIN_PHOTOS if training else ():
         generators = [np.random.default_rng(seed) for seed in TRAIN_SEEDS]
         write_training_images(train, "samples", name, _photo(name), generators)
 

@@ -8,8 +8,8 @@ Shapes: B batch, H x W pixels, K degradations, E text-embedding width. Images ar
 Deviations:
 - from the paper: blind by default; a degradation is named only when the user says so;
 - from the paper: the last convolution starts at zero, so training starts from the identity;
-- from the paper, in `small` and `tiny` only: channels grow by 1.25 a level, a narrow feed-forward,
-  prompt blocks whose transformer works at C channels;
+- from the paper, in `small` and `tiny` only: about as many channels on each level, a narrow
+  feed-forward, SMAM's local branch and the prompt blocks' transformer at C channels;
 - from the released code: no parameter without a gradient (19 % of its 64.8 M), no device in the
   code, one image's output independent of its neighbours in the batch.
 """
@@ -115,7 +115,7 @@ class AMPromptIR(RestorationNetwork, OnHub):
             raise ValueError(f"growth {growth}: expected a number from 1 to 2")
         self.num_degradations = num_degradations
         # measured on the CPU in float32, without windows, a pixel and unit of width: 272 bytes with
-        # expansion 2.66 (paper), 117 (tiny) and 94 (small) with 0.67
+        # expansion 2.66 (paper), 117 (tiny) and 106 (small) with 0.67
         self.inference_bytes_per_pixel = math.ceil((70 + 85 * expansion) * width)
         self.can_be_named = text != "none"
         self.text = TextTable(text, num_degradations, text_width) if self.can_be_named else None

@@ -53,9 +53,6 @@ def unpack_weights(path: Path, prefix: str) -> dict[str, Any]:
         return weights
     content = json.loads(text)
     arguments = content["hyper_parameters"]["network_arguments"]
-    for (
-        name,
-        value,
-    ) in arguments.items():  # as constructors and flags have them; JSON knows no tuple
+    for name, value in arguments.items():  # JSON knows no tuple, constructors and flags do
         arguments[name] = tuple(value) if isinstance(value, list) else value
     return {**content, "state_dict": {prefix + name: value for name, value in weights.items()}}

@@ -12,9 +12,10 @@ from collections.abc import Callable
 import torch
 from torch.utils.data import DataLoader
 
+from data.damage import read_sizes
 from data.datasets import TrainingSet, TrainingStream
 from data.degradations import DEGRADATION_NAMES, TASKS, of_task
-from data.pairing import read_list, read_sizes
+from data.pairing import read_list
 from options import Parser, add_training_flags, find_in_folder, positive, positive_float
 from utils.errors import UserError, run
 from utils.timing import time_in_turns

@@ -33,7 +33,7 @@ def main() -> int:
     make_empty(folder)
 
     print("sample set: scikit-image's photographs with noise, rain and haze", flush=True)
-    build_samples(folder)
+    build_samples(folder, training=bool(options.steps))
     checkpoint = train(folder, options.steps) if options.steps else default_checkpoint(SHIPPED)
 
     print(f"\ntesting {checkpoint}", flush=True)

@@ -12,9 +12,10 @@ from torch.utils.data import DataLoader
 
 import data.cache
 from data.cache import CHECKSUM_BYTES, ImageCache
+from data.damage import read_sizes
 from data.datasets import TrainingSet, TrainingStream
 from data.degradations import DEGRADATIONS, TASKS
-from data.pairing import find_data_sets, read_sizes
+from data.pairing import find_data_sets
 from tests.conftest import ROOT
 from utils.image_io import list_images, read_image, write_image
 

@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 
 import options
+from data.damage import read_sizes
 from data.datasets import (
     TrainingSet,
     TrainingStream,
@@ -21,7 +22,6 @@ from data.pairing import (
     check_sizes,
     find_data_sets,
     read_list,
-    read_sizes,
 )
 from data.protocols import iterate_test_set
 from data.samples import build_samples

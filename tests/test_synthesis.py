@@ -10,9 +10,10 @@ from torch.utils.data import DataLoader
 
 import data.datasets
 from data import synthesis
+from data.damage import read_sizes
 from data.datasets import TrainingSet, TrainingStream, ValidationSet, make_sample
 from data.degradations import DEGRADATIONS, Degradation
-from data.pairing import Pair, read_sizes
+from data.pairing import Pair
 from data.samples import degrade, motorcycle_depth
 from data.synthesis import Synthesis, add_haze, add_rain, draw_line, draw_streaks, guess_depth
 from net.checkpoint import load_network, read_checkpoint

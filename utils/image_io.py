@@ -81,13 +81,14 @@ def open_image(
     max_pixels: int = MAX_PIXELS,
     name: str = "",
     formats: Sequence[str] | None = None,
+    limit: str = "",
 ) -> Iterator[ImageFile.ImageFile]:
     """An opened picture; whatever reading it raises inside becomes a `UserError`.
 
     Its size is looked at before anything is decoded: a small file may unpack to any size.
 
     name: for the error, instead of the path; formats: those of Pillow that are tried, all by
-    default.
+    default; limit: `max_pixels` as the user gave it, if not by that flag.
     """
     name = name or str(source)
     try:
@@ -95,8 +96,9 @@ def open_image(
             width, height = image.size
             if width * height > max_pixels:
                 raise UserError(
-                    f"{name}: {width} x {height} pixels, more than --max_pixels {max_pixels}; "
-                    "make it smaller, or give a larger number if you trust the file"
+                    f"{name}: {width} x {height} pixels, more than "
+                    f"{limit or f'--max_pixels {max_pixels}'}; make it smaller, or give a larger "
+                    "number if you trust the file"
                 )
             yield image
     except UserError:

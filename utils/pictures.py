@@ -109,11 +109,8 @@ def parse_picture(content: bytes, name: str, max_pixels: int) -> tuple[Picture, 
     Raises:
         UserError: as `read_picture`, or too many pixels.
     """
-    with open_image(io.BytesIO(content), name=name, formats=FORMATS) as image:
-        if image.width * image.height > max_pixels:
-            raise ValueError(
-                f"{image.width} x {image.height} pixels; expected at most {max_pixels:,}"
-            )
+    limit = f"--max_megapixels {max_pixels / 1e6:g}"
+    with open_image(io.BytesIO(content), max_pixels, name, FORMATS, limit) as image:
         return _decode(image, lambda: content, name), image.format
 
 

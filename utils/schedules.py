@@ -2,17 +2,16 @@
 
 `cosine` (ours) changes every step: a linear warm-up over the first tenth of the run, then a cosine
 that reaches 0 at its last step. `timed` (ours) is the same over the time of the run, for whoever
-has a machine for so many minutes and cannot know how many steps fit in (or over the steps, if these
-end first). `published` changes every
-epoch and reproduces what the released code really did: a warm-up of 15 epochs, then a cosine meant
-for 150; through an off-by-one the first two epochs run at 0 and the peak comes at epochs 15 and 16.
-Stopped at 120 epochs it never anneals: the last rate is 13 % of the peak.
+has a machine for so many minutes and cannot know how many steps fit in; or over the steps, if these
+end first. `published` changes every epoch and reproduces what the released code really did: a
+warm-up of 15 epochs, then a cosine meant for 150; through an off-by-one the first two epochs run at
+0 and the peak comes at epochs 15 and 16. Stopped at 120 epochs it never anneals: the last rate is
+13 % of the peak.
 """
 
 import math
 
 SCHEDULES = ("cosine", "timed", "published")
-WARMUP = 0.1  # of the run
 PUBLISHED_WARMUP = 15  # epochs
 PUBLISHED_LENGTH = 150  # epochs
 
@@ -28,14 +27,8 @@ def rate_factor(
     if schedule == "published":
         return _published(step // steps_per_epoch)
     if schedule == "timed":
-        return _timed(max(time_share, (step + 1) / total_steps))
+        step = max(step, min(int(time_share * total_steps), total_steps - 1))
     return _cosine(step, total_steps)
-
-
-def _timed(share: float) -> float:
-    if share < WARMUP:
-        return share / WARMUP
-    return (1 + math.cos(math.pi * min(1, (share - WARMUP) / (1 - WARMUP)))) / 2
 
 
 def _cosine(step: int, total_steps: int) -> float:
