@@ -193,7 +193,7 @@ def test_picture_is_restored(page, browser, photos, tmp_path):
     [
         ("text.png", "not an image"),
         ("cut.png", "cannot be read"),
-        ("large.png", "at most 1,000,000"),
+        ("large.png", "more than --max_megapixels 1;"),
     ],
 )
 def test_what_is_no_picture_is_refused(name, words, page, browser, tmp_path):
