@@ -9,7 +9,7 @@ import torch
 from PIL import ExifTags, Image, ImageCms, ImageOps
 
 from utils.errors import UserError
-from utils.pictures import Picture, read_picture, write_picture
+from utils.pictures import Picture, parse_picture, read_picture, write_picture
 
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 CHANNELS = {"grey": 1, "grey and alpha": 2, "colour": 3, "colour and alpha": 4}
@@ -183,6 +183,19 @@ def test_what_is_no_picture(ending, tmp_path):
     for name in ("cut", "text", "missing"):
         with pytest.raises(UserError, match=rf"{name}\.{ending}: "):
             read_picture(tmp_path / f"{name}.{ending}")
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_png_with_zeros_in_place_of_pixels(kind, tmp_path):
+    write_picture(tmp_path / "a.png", make(3, kind))
+    content = (tmp_path / "a.png").read_bytes()
+    assert parse_picture(content, "whole", 10**6)[0].size == (30, 20)
+    content = content[:-200] + bytes(200)
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(UserError, match=r"a\.png: cannot be read"):
+        read_picture(tmp_path / "a.png")
+    with pytest.raises(UserError, match="upload: cannot be read"):
+        parse_picture(content, "upload", 10**6)
 
 
 def test_cut_16_bit_file_and_floating_point(tmp_path):

@@ -7,7 +7,7 @@ import uuid
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -47,9 +47,7 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     Raises:
         UserError: the file is missing, not an image, cut short, or has more pixels than allowed.
     """
-    with open_image(path, max_pixels) as image:
-        image.verify()  # PNG's checksums: decoding takes zeros in place of pixels without a word
-    with open_image(path, max_pixels) as image:
+    with open_whole(path, max_pixels) as image:
         kind = _describe_conversion(image)
         image = ImageOps.exif_transpose(image)
         if image.mode == "F":
@@ -112,6 +110,17 @@ def open_image(
         raise UserError(
             f"{name}: cannot be read as an image ({reason}); replace or remove it"
         ) from error
+
+
+@contextlib.contextmanager
+def open_whole(source: Path | IO[bytes], *arguments: Any) -> Iterator[ImageFile.ImageFile]:
+    """`open_image`, after a PNG's checksums, which tell of damage that decoding takes as pixels."""
+    with open_image(source, *arguments) as image:
+        image.verify()
+    if not isinstance(source, Path):
+        source.seek(0)
+    with open_image(source, *arguments) as image:
+        yield image
 
 
 def write_image(path: Path, pixels: np.ndarray) -> None:

@@ -23,7 +23,7 @@ from utils.image_io import (
     MAX_PIXELS,
     ORIENTATION_TAG,
     SAVE_OPTIONS,
-    open_image,
+    open_whole,
     raw_mode,
     write_whole,
 )
@@ -95,7 +95,7 @@ def read_picture(path: Path, max_pixels: int = MAX_PIXELS) -> Picture:
     Raises:
         UserError: the file is missing, not an image, cut short, or has more pixels than allowed.
     """
-    with open_image(path, max_pixels, formats=FORMATS) as image:
+    with open_whole(path, max_pixels, "", FORMATS) as image:
         return _decode(image, path.read_bytes, str(path))
 
 
@@ -110,7 +110,7 @@ def parse_picture(content: bytes, name: str, max_pixels: int) -> tuple[Picture, 
         UserError: as `read_picture`, or too many pixels.
     """
     limit = f"--max_megapixels {max_pixels / 1e6:g}"
-    with open_image(io.BytesIO(content), max_pixels, name, FORMATS, limit) as image:
+    with open_whole(io.BytesIO(content), max_pixels, name, FORMATS, limit) as image:
         return _decode(image, lambda: content, name), image.format
 
 
