@@ -8,8 +8,10 @@ python demo.py --input rainy.png --output restored --task derain --strength 0.7
 """
 
 import glob
+import io
 import json
 import os
+import stat
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -26,9 +28,11 @@ from utils.errors import UserError, run
 from utils.image_io import EXTENSIONS, check_writable, list_images, write_whole
 from utils.inference import Part
 from utils.pictures import read_picture
+from utils.printable import printable
 
 REPORT = "restored.json"  # in the folder of the results
 ENDINGS = " ".join(sorted(EXTENSIONS))
+MISSING, FOLDER = "no such file", "a folder; expected a picture"
 
 
 class Target(NamedTuple):
@@ -40,100 +44,111 @@ class Target(NamedTuple):
 
 def main() -> int:
     options = demo_options()
-    names, failures = find_pictures(options.input)
-    targets = find_targets(names, options.output)
+    names, failures = find_pictures(options.input, options.output)
+    targets = find_targets(names, options.output, options.compare)
     trained = load(options.ckpt_name, options.cuda)
     named = name_degradation(
         trained, options.task, options.text, options.clip_pretrained, options.clip_quick_gelu
     )
     check_writable(options.output)
-    print(f"{trained.description['checkpoint']}: {trained.describe()}", flush=True)
+    print(printable(f"{trained.description['checkpoint']}: {trained.describe()}"), flush=True)
     if options.text:
         print(f"understood as: {describe_weights(_by_name(trained, named))}")
 
     entries: list[dict[str, Any]] = []
-    with tqdm(targets.items(), "restoring", unit="picture", disable=not targets) as progress:
-        for source, target in progress:
+    try:
+        with tqdm(targets.items(), "restoring", unit="picture", disable=not targets) as progress:
+            for source, target in progress:
 
-            def show(part: Part) -> None:
-                if part.total > 1:
-                    progress.set_postfix_str(f"tile {part.done} of {part.total}")
+                def show(part: Part) -> None:
+                    if part.total > 1:
+                        progress.set_postfix_str(f"tile {part.done} of {part.total}")
 
-            try:
-                picture = read_picture(source, options.max_pixels)
-                result = restore_picture(
-                    picture, trained, named, options.strength, options.tile, show
+                try:
+                    picture = read_picture(source, options.max_pixels)
+                    result = restore_picture(
+                        picture, trained, named, options.strength, options.tile, show
+                    )
+                    save(result, target, options.compare)
+                except UserError as error:
+                    _add_failure(failures, str(source), str(error))
+                    continue
+                entries.append(
+                    {
+                        "input": str(source),
+                        "output": str(target.restored),
+                        "weights": result.weights,
+                    }
                 )
-                save(result, target, options.compare)
-            except UserError as error:
-                failures[str(source)] = str(error)
-                tqdm.write(f"failed: {_one_line(error)}", file=sys.stderr)
-                continue
-            entries.append(
-                {
-                    "input": str(source),
-                    "output": str(target.restored),
-                    "weights": result.weights,
-                }
-            )
-            if result.weights:
-                tqdm.write(f"{source}: looks like {describe_weights(result.weights)}")
-    entries += [{"input": name, "error": reason} for name, reason in failures.items()]
-    report = describe_run(trained, named, options) | {"pictures": entries}
-    text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
-    write_whole(options.output / REPORT, lambda file: file.write(text.encode()))
+                if result.weights:
+                    words = f"{source}: looks like {describe_weights(result.weights)}"
+                    tqdm.write(printable(words))
+    finally:  # what is done is told of after Ctrl-C as well
+        entries += [{"input": name, "error": reason} for name, reason in failures.items()]
+        report = describe_run(trained, named, options) | {"pictures": entries}
+        text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
+        # what is not UTF-8 becomes JSON's own escape
+        content = text.encode(errors="backslashreplace")
+        write_whole(options.output / REPORT, lambda file: file.write(content))
 
     done = len(entries) - len(failures)
-    print(f"{done} of {len(entries)} pictures restored: {options.output}")
+    print(f"{done} of {len(entries)} pictures restored: {printable(options.output)}")
     if failures:
-        print(f"{len(failures)} failed: {', '.join(failures)}", file=sys.stderr)
+        print(f"{len(failures)} failed: {printable(', '.join(failures))}", file=sys.stderr)
     return 1 if failures else 0
 
 
-def find_pictures(inputs: list[str]) -> tuple[dict[Path, Path], dict[str, str]]:
+def find_pictures(inputs: list[str], output: Path) -> tuple[dict[Path, Path], dict[str, str]]:
     """The pictures that `--input` means, each with the name of its result; and what is wrong.
 
     A result is called as its picture, from the folder given, or the fixed part of a pattern; of
     pictures given by themselves or in a list, from the deepest folder that holds all of them.
+    Earlier results, in an output folder inside a folder or pattern given, are left out.
 
     Raises:
-        UserError: what is given is none, or holds no pictures. Of a list, such lines are returned.
+        UserError: what is given is none, or holds no pictures. Of a list, such lines are returned,
+            and so are folders inside the one given that cannot be read.
     """
     names: dict[Path, Path] = {}
     single: list[Path] = []
     failures: dict[str, str] = {}
     for given in inputs:
         path = Path(given)
+        fault = _find_fault(path)
         if given == "-":
+            if isinstance(sys.stdin, io.TextIOWrapper):  # names may not be UTF-8
+                sys.stdin.reconfigure(errors="surrogateescape")
             for line in filter(None, map(str.strip, sys.stdin)):
                 fault = _find_fault(Path(line))
                 if fault:
-                    failures[line] = f"{line}: {fault}"
-                    print(f"failed: {failures[line]}", file=sys.stderr)
+                    _add_failure(failures, line, f"{line}: {fault}")
                 else:
                     single.append(Path(line))
-        elif path.is_dir():
-            found = list_images(path, recursive=True)
-            if not found:
+        elif fault == FOLDER:
+            unread: list[OSError] = []
+            found = _leave_out(output, path, list_images(path, True, unread.append))
+            for error in unread:
+                name = str(error.filename)
+                _add_failure(failures, name, f"{name}: cannot be read ({error.strerror})")
+            if not found and not unread:
                 raise UserError(
                     f"--input {path}: no pictures in this folder; expected files ending in "
                     f"{ENDINGS}"
                 )
             names |= {picture: picture.relative_to(path) for picture in found}
-        elif not path.exists() and glob.has_magic(given):
+        elif fault == MISSING and glob.has_magic(given):
             top = next(folder for folder in path.parents if not glob.has_magic(str(folder)))
             try:
                 found = sorted(top.glob(str(path.relative_to(top))))
             except ValueError as error:
                 raise UserError(f"--input {given}: no such pattern ({error})") from error
-            found = [picture for picture in found if not _find_fault(picture)]
+            found = _leave_out(output, top, [p for p in found if not _find_fault(p)])
             if not found:
                 raise UserError(f"--input {given}: no picture's name is like this; correct it")
             names |= {picture: picture.relative_to(top) for picture in found}
+        elif fault:
+            raise UserError(f"--input {path}: {fault}")
         else:
-            fault = _find_fault(path)
-            if fault:
-                raise UserError(f"--input {path}: {fault}")
             single.append(path)
     if single:
         top = Path(os.path.commonpath([picture.absolute().parent for picture in single]))
@@ -143,7 +158,7 @@ def find_pictures(inputs: list[str]) -> tuple[dict[Path, Path], dict[str, str]]:
     return names, failures
 
 
-def find_targets(names: dict[Path, Path], output: Path) -> dict[Path, Target]:
+def find_targets(names: dict[Path, Path], output: Path, compare: bool) -> dict[Path, Target]:
     """Where the results of each picture go: below the output folder.
 
     Raises:
@@ -155,7 +170,7 @@ def find_targets(names: dict[Path, Path], output: Path) -> dict[Path, Target]:
     }
     taken = {path.resolve() for path in targets}
     for target in targets.values():
-        for path in target:
+        for path in target if compare else [target.restored]:
             if path.resolve() in taken:
                 raise UserError(
                     f"--output {output}: {path} is an input or another result and would be "
@@ -192,15 +207,30 @@ def _by_name(trained: Trained, named: Tensor) -> dict[str, float]:
 
 def _find_fault(path: Path) -> str:
     """Why a path is no picture by its name, or nothing."""
-    if not path.is_file():
-        return "no such file" if not path.is_dir() else "a folder; expected a picture"
+    try:
+        is_folder = stat.S_ISDIR(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return MISSING
+    except (OSError, ValueError) as error:  # not allowed, too long a name, a zero byte in it
+        return f"cannot be read ({getattr(error, 'strerror', None) or error})"
+    if is_folder:
+        return FOLDER
     if path.suffix.lower() not in EXTENSIONS:
         return f"expected a picture ending in {ENDINGS}"
     return ""
 
 
-def _one_line(error: UserError) -> str:
-    return " ".join(str(error).split())
+def _leave_out(output: Path, top: Path, pictures: list[Path]) -> list[Path]:
+    """The pictures without those in the output folder, if it is inside the folder `top`."""
+    output = output.resolve()
+    if top.resolve() not in output.parents:
+        return pictures
+    return [p for p in pictures if not p.parent.resolve().is_relative_to(output)]
+
+
+def _add_failure(failures: dict[str, str], name: str, reason: str) -> None:
+    failures[name] = reason
+    tqdm.write(f"failed: {printable(reason)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -222,7 +222,7 @@ def test_demo_never_overwrites_an_input(fails, checkpoint, photos, tmp_path):
     (tmp_path / "compare").mkdir()
     for name in ("in.png", "in.png.png"):  # the second is where the first one's comparison goes
         write_image(tmp_path / "compare" / name, photos[0])
-    message = fails("demo", "--input", tmp_path / "compare", *flags)
+    message = fails("demo", "--input", tmp_path / "compare", *flags, "--compare")
     assert "compare/in.png.png is an input" in message
     (tmp_path / "empty").mkdir()
     (tmp_path / "moving.gif").write_text("no still")

@@ -1,7 +1,10 @@
 """demo.py and am_promptir.restore: what they take, what they keep, what they say."""
 
+import errno
 import io
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -127,6 +130,72 @@ def test_a_failure_stops_nothing_else(demo, photos, monkeypatch, tmp_path):
     monkeypatch.setattr("utils.inference.restore", fail)
     result, _ = demo("--input", tmp_path / "in" / "good.png")
     assert result.code == 1 and "96 x 80 pixels: out of memory; give a smaller tile" in result.err
+
+
+def test_names_that_no_terminal_shows(demo, photos, tmp_path):
+    names = [os.fsdecode(b"bad\xff.png"), "two\nlines.png", "red\x1b[31m.png"]
+    (tmp_path / "in").mkdir()
+    write_image(tmp_path / "in" / names[0], photos[0][:16, :16])
+    for name in names[1:]:
+        (tmp_path / "in" / name).write_text("no image")
+    result, report = demo("--input", tmp_path / "in")
+    assert result.code == 1 and "1 of 3 pictures restored" in result.out, result.err
+    assert "bad\\udcff.png: looks like" in result.out
+    assert "failed: " + str(tmp_path / "in" / "two\\nlines.png") in result.err
+    assert "red\\x1b[31m.png: cannot be read" in result.err and "\x1b[31m" not in result.err
+    told = {Path(entry["input"]).name for entry in report["pictures"]}
+    assert told == set(names) and (tmp_path / "out" / names[0]).exists()
+
+
+def test_interrupted_run_tells_what_is_done(demo, photos, monkeypatch, tmp_path):
+    for name in ("a.png", "b.png"):
+        write_image(tmp_path / "in" / name, photos[0][:16, :16])
+
+    def read(path, max_pixels):
+        if path.name == "b.png":
+            raise KeyboardInterrupt
+        return read_picture(path, max_pixels)
+
+    monkeypatch.setattr("utils.pictures.read_picture", read)
+    result, report = demo("--input", tmp_path / "in")
+    assert result.code == 130 and len(report["pictures"]) == 1
+
+
+def test_folder_that_cannot_be_read(demo, photos, monkeypatch, tmp_path):
+    for name in ("good/a.png", "locked/b.png"):
+        write_image(tmp_path / "in" / name, photos[0][:16, :16])
+    scan = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("locked"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr("os.scandir", refuse)
+    result, report = demo("--input", tmp_path / "in")
+    assert result.code == 1 and "in/locked: cannot be read (Permission denied)" in result.err
+    assert results(tmp_path) == ["good/a.png", "restored.json"]
+    assert report["pictures"][1]["input"].endswith("locked")
+
+
+def test_names_that_are_too_long(demo, monkeypatch, tmp_path):
+    result, _ = demo("--input", tmp_path / f"{'x' * 300}.png")
+    assert result.code == 2 and "File name too long" in result.error_lines[0]
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{'x' * 300}.png\n\0.png\n"))
+    result, report = demo("--input", "-")
+    assert result.code == 1 and len(report["pictures"]) == 2
+    assert "File name too long" in result.err and "null byte" in result.err
+
+
+def test_results_inside_the_input_folder(demo, photos, tmp_path):
+    output = tmp_path / "out"
+    for name in ("a.png", "compare/a.png.png"):
+        write_image(tmp_path / name, photos[0][:16, :16])
+    for _ in range(2):
+        result, report = demo("--input", tmp_path)
+        assert result.code == 0, result.err
+        assert len(report["pictures"]) == 2 and not (output / "out").exists()
+    assert demo("--input", tmp_path, "--compare")[0].code == 2
 
 
 def test_inputs_that_mean_nothing(demo, photos, monkeypatch, tmp_path):

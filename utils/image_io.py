@@ -15,6 +15,7 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from utils.errors import UserError
+from utils.printable import printable
 
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm"})
 ORIENTATION_TAG, FIRST_TURNED = 0x0112, 5  # EXIF; from 5 on the sides are exchanged
@@ -25,16 +26,24 @@ GIVE_ANOTHER = "give a folder you may write to"
 SAVE_OPTIONS = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}
 
 
-def list_images(folder: Path, recursive: bool = False) -> list[Path]:
-    """Image files of a folder by their extension, sorted by name; hidden files are left out."""
-    pattern = "**/*" if recursive else "*"
-    return sorted(
-        path
-        for path in folder.glob(pattern)
-        if path.suffix.lower() in EXTENSIONS
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.is_file()
-    )
+def list_images(
+    folder: Path, recursive: bool = False, on_error: Callable[[OSError], object] | None = None
+) -> list[Path]:
+    """Image files of a folder by their extension, sorted by name; hidden files are left out.
+
+    on_error: told of folders that cannot be read; without it they count as empty.
+    """
+    images: list[Path] = []
+    for top, folders, names in os.walk(folder, onerror=on_error):
+        folders[:] = [name for name in folders if recursive and not name.startswith(".")]
+        paths = [Path(top, name) for name in names if not name.startswith(".")]
+        try:
+            images += [p for p in paths if p.suffix.lower() in EXTENSIONS and p.is_file()]
+        except OSError as error:  # a folder that may be listed, but not entered
+            if on_error is None:
+                raise
+            on_error(error)
+    return sorted(images)
 
 
 def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -57,7 +66,7 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
             image = Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8))
         pixels = np.array(image.convert("RGB"))
     if kind:
-        warnings.warn(f"{path}: {kind}", stacklevel=2)
+        warnings.warn(f"{printable(path)}: {kind}", stacklevel=2)
     return pixels
 
 
@@ -88,7 +97,7 @@ def open_image(
     name: for the error, instead of the path; formats: those of Pillow that are tried, all by
     default; limit: `max_pixels` as the user gave it, if not by that flag.
     """
-    name = name or str(source)
+    name = name or printable(source)
     try:
         with Image.open(source, formats=formats) as image:
             width, height = image.size
@@ -185,7 +194,7 @@ def write_error(path: Path, error: OSError) -> UserError:
     """What kept a file from being written, and what to do about it."""
     full = error.errno in FULL
     remedy = "make room, or give a folder on another disk" if full else GIVE_ANOTHER
-    return UserError(f"{path}: cannot be written ({error.strerror or error}); {remedy}")
+    return UserError(f"{printable(path)}: cannot be written ({error.strerror or error}); {remedy}")
 
 
 def check_writable(folder: Path) -> None:

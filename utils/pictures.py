@@ -27,6 +27,7 @@ from utils.image_io import (
     raw_mode,
     write_whole,
 )
+from utils.printable import printable
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "PPM")
 KEEP_ALPHA = {"PNG", "TIFF", "WEBP"}
@@ -96,7 +97,7 @@ def read_picture(path: Path, max_pixels: int = MAX_PIXELS) -> Picture:
         UserError: the file is missing, not an image, cut short, or has more pixels than allowed.
     """
     with open_whole(path, max_pixels, "", FORMATS) as image:
-        return _decode(image, path.read_bytes, str(path))
+        return _decode(image, path.read_bytes, printable(path))
 
 
 def parse_picture(content: bytes, name: str, max_pixels: int) -> tuple[Picture, str]:
@@ -151,7 +152,7 @@ def write_picture(path: Path, picture: Picture) -> None:
     Raises:
         UserError: the folder cannot be made or written to.
     """
-    content = encode(picture, Image.registered_extensions()[path.suffix.lower()], str(path))
+    content = encode(picture, Image.registered_extensions()[path.suffix.lower()], printable(path))
     write_whole(path, lambda file: file.write(content))
 
 
