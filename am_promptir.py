@@ -122,8 +122,10 @@ def restore_picture(
     on_part: Callable[[Part], None] | None = None,
 ) -> Restored:
     """`restore`, with a network in hand and `named` as `name_degradation` gives it."""
-    if not 0 <= strength <= 1:
-        raise UserError(f"strength {strength}: expected a number from 0 to 1")
+    if not isinstance(strength, int | float) or not 0 <= strength <= 1:
+        raise UserError(f"strength {strength!r}: expected a number from 0 to 1")
+    if tile is not None and (not isinstance(tile, int) or tile < 0):
+        raise UserError(f"tile {tile!r}: expected a whole number of pixels, 0 or None")
     seen = torch.zeros(len(trained.degradations))
     pixels = 0
 
@@ -135,9 +137,12 @@ def restore_picture(
         if on_part:
             on_part(part)
 
-    image = picture.to_tensor()
     try:
+        image = picture.to_tensor()
         restored = inference.restore(trained.net, image, named, tile, observe).cpu()
+        if not restored.isfinite().all():
+            raise UserError("the network's result is not finite; use another checkpoint")
+        after = picture.with_colours(torch.lerp(image, restored, strength))
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError | torch.OutOfMemoryError) and NO_ROOM not in str(
             error
@@ -150,7 +155,6 @@ def restore_picture(
     weights = None
     if named is None and pixels:
         weights = dict(zip(trained.degradations, (seen / pixels).tolist(), strict=True))
-    after = picture.with_colours(torch.lerp(image, restored, strength))
     return Restored(picture, after, weights)
 
 
@@ -168,14 +172,12 @@ def name_degradation(
     """
     if task is None and text is None:
         return None
-    if task and text:
+    if task is not None and text is not None:
         raise UserError("--task and --text: give one of them")
     if not trained.net.can_be_named:
-        raise UserError(
-            f"{'--task' if task else '--text'}: {trained.title} cannot be told what is wrong; "
-            "leave the flag out"
-        )
-    if task:
+        flag = "--text" if task is None else "--task"
+        raise UserError(f"{flag}: {trained.title} cannot be told what is wrong; leave the flag out")
+    if task is not None:
         if task not in trained.degradations:
             expected = ", ".join(trained.degradations)
             raise UserError(f"--task {task}: this network knows only {expected}")

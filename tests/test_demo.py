@@ -198,6 +198,21 @@ def test_results_inside_the_input_folder(demo, photos, tmp_path):
     assert demo("--input", tmp_path, "--compare")[0].code == 2
 
 
+def test_no_memory_beside_the_network_and_results_that_are_not_finite(trained, photos, monkeypatch):
+    def fail(*arguments):
+        raise MemoryError
+
+    for name in ("to_tensor", "with_colours"):
+        with monkeypatch.context() as patch:
+            patch.setattr(Picture, name, fail)
+            with pytest.raises(UserError, match="out of memory"):
+                restore(photos[0], trained)
+    broken = torch.full((3, *photos[0].shape[:2]), torch.nan)
+    monkeypatch.setattr("utils.inference.restore", lambda *arguments: broken)
+    with pytest.raises(UserError, match="not finite"):
+        restore(photos[0], trained)
+
+
 def test_inputs_that_mean_nothing(demo, photos, monkeypatch, tmp_path):
     monkeypatch.setattr("sys.stdin", io.StringIO("\n"))
     write_image(tmp_path / "one" / "x.png", photos[0])
@@ -273,4 +288,16 @@ def test_python_api(checkpoint, trained, photos, tmp_path):
         restore(photos[0], trained, task="snow")
     with pytest.raises(UserError, match="give one of them"):
         restore(photos[0], trained, task="derain", text="rain")
+    for wrong, words in (
+        ({"tile": -8}, "tile -8: expected"),
+        ({"tile": "256"}, "tile '256': expected"),
+        ({"strength": "1"}, "strength '1': expected"),
+        ({"task": ""}, "--task : this network knows only"),
+    ):
+        with pytest.raises(UserError, match=words):
+            restore(photos[0], trained, **wrong)
+    for name, side in (("a.webp", 16_384), ("a.jpg", 65_501)):
+        long = Picture(np.zeros((1, side, 3), np.uint8))
+        with pytest.raises(UserError, match="choose PNG or TIFF"):
+            am_promptir.Restored(long, long, None).save(tmp_path / name)
     assert am_promptir.load(checkpoint, cuda=-1).description == load_network(checkpoint).description

@@ -79,14 +79,15 @@ def pictures(draw):
         image = image.convert("L").convert("LA")
     else:
         image = image.convert(mode)
+    kept = {}
     if draw(st.booleans()):
         exif = Image.Exif()
         exif[0x0112] = draw(st.integers(0, 10))
-        image.info["exif"] = exif.tobytes()
+        kept = {"exif": exif.tobytes()}
     buffer = io.BytesIO()
     try:
         with quiet():
-            image.save(buffer, Image.registered_extensions()[f".{ending}"])
+            image.save(buffer, Image.registered_extensions()[f".{ending}"], **kept)
     except (OSError, ValueError, KeyError):  # this format has no such mode
         assume(False)
     content = buffer.getvalue()

@@ -76,6 +76,22 @@ def test_camera_orientation_is_applied(tmp_path):
     assert np.array_equal(read_image(path), np.rot90(COLOUR, -1))
 
 
+@pytest.mark.parametrize("ending", ["png", "tif", "jpg"])
+@pytest.mark.parametrize("orientation", [0, 5, 8, 9, 10])
+def test_size_is_that_of_the_picture_whatever_the_orientation(ending, orientation, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = save(tmp_path / f"turned.{ending}", Image.fromarray(COLOUR), exif=exif)
+    assert read_size(path) == read_image(path).shape[1::-1]
+
+
+def test_pillows_own_limit_stays_the_programs(monkeypatch, tmp_path):
+    path = save(tmp_path / "a.png", Image.fromarray(COLOUR))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    assert read_image(path).shape == COLOUR.shape
+    assert Image.MAX_IMAGE_PIXELS == 10
+
+
 @pytest.mark.parametrize("kind", ["png", "jpg"])
 def test_truncated_and_foreign_files_are_refused(kind, tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)

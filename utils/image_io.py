@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import threading
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -18,8 +19,8 @@ from utils.errors import UserError
 from utils.printable import printable
 
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm"})
-ORIENTATION_TAG, FIRST_TURNED = 0x0112, 5  # EXIF; from 5 on the sides are exchanged
-Image.MAX_IMAGE_PIXELS = None  # ours is MAX_PIXELS, or what a flag says
+ORIENTATION_TAG, TURNED = 0x0112, (5, 6, 7, 8)  # EXIF; those that exchange the sides
+PILLOWS_LIMIT = threading.Lock()
 MAX_PIXELS = 2**28  # 16384 x 16384; 0.8 GB in 8 bits
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # disk, quota, and limit on a file's size
 GIVE_ANOTHER = "give a folder you may write to"
@@ -71,14 +72,18 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 
 
 def read_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """(width, height) of the picture as `read_image` would give it, from the file's header.
+    """(width, height) of the picture as `read_image` would give it.
+
+    The file's header is enough, but for a PNG: EXIF data may follow its pixels, so it is decoded.
 
     Raises:
         UserError: the file is missing, not an image, or has more pixels than allowed.
     """
     with open_image(path, max_pixels) as image:
         width, height = image.size
-        turned = image.getexif().get(ORIENTATION_TAG, 1) >= FIRST_TURNED
+        if image.format == "TIFF":  # Pillow has exchanged the sides
+            return width, height
+        turned = image.getexif().get(ORIENTATION_TAG) in TURNED
         return (height, width) if turned else (width, height)
 
 
@@ -99,7 +104,13 @@ def open_image(
     """
     name = name or printable(source)
     try:
-        with Image.open(source, formats=formats) as image:
+        with PILLOWS_LIMIT:  # it is the host program's, too; ours is `max_pixels`
+            limits, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            try:
+                opened = Image.open(source, formats=formats)
+            finally:
+                Image.MAX_IMAGE_PIXELS = limits
+        with opened as image:
             width, height = image.size
             if width * height > max_pixels:
                 raise UserError(

@@ -7,6 +7,7 @@ it.
 """
 
 import io
+import math
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from PIL import ExifTags, Image, ImageFile
 from torch import Tensor
 
 from utils.deep_images import encode_png, encode_tiff
+from utils.errors import UserError
 from utils.image_io import (
     MAX_PIXELS,
     ORIENTATION_TAG,
@@ -33,6 +35,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "PPM")
 KEEP_ALPHA = {"PNG", "TIFF", "WEBP"}
 KEEP_DEPTH: dict[str, Callable[..., bytes]] = {"PNG": encode_png, "TIFF": encode_tiff}
 KEEP_METADATA = {"JPEG", "PNG", "TIFF", "WEBP"}
+LONGEST_SIDES = {"WEBP": 16_383, "JPEG": 65_500}  # pixels that Pillow's encoders take
 LONGEST_EXIF = 65_527  # bytes in a JPEG
 SPEAKING_TAGS = {  # of a TIFF file; its others say how the pixels are stored
     *(ExifTags.Base.ImageDescription, ExifTags.Base.Make, ExifTags.Base.Model),
@@ -77,7 +80,8 @@ class Picture(NamedTuple):
     def with_colours(self, image: Tensor) -> "Picture":
         """This picture with the colours of a float (3, H, W), clipped to [0, 1]; or their mean."""
         levels = np.iinfo(self.pixels.dtype).max
-        image = image.detach().double().clamp(0, 1).cpu()
+        exact = torch.float64 if levels > 255 else torch.float32
+        image = image.detach().to(exact).clamp(0, 1).cpu()
         if self.pixels.shape[2] == 1:
             image = image.mean(dim=0, keepdim=True)
         pixels = (image * levels).round().permute(1, 2, 0).numpy().astype(self.pixels.dtype)
@@ -157,7 +161,18 @@ def write_picture(path: Path, picture: Picture) -> None:
 
 
 def encode(picture: Picture, format_name: str, name: str) -> bytes:
-    """The content of a file of a format that Pillow knows by this name."""
+    """The content of a file of a format that Pillow knows by this name.
+
+    Raises:
+        UserError: a side is longer than the format allows.
+    """
+    longest = LONGEST_SIDES.get(format_name, math.inf)
+    if max(picture.size) > longest:
+        width, height = picture.size
+        raise UserError(
+            f"{name}: {width} x {height} pixels, and a {format_name} holds at most {longest} a "
+            "side; choose PNG or TIFF"
+        )
     if picture.alpha is not None and format_name not in KEEP_ALPHA:
         warnings.warn(f"{name}: {format_name} has no alpha channel, dropped", stacklevel=2)
         picture = picture._replace(alpha=None)
