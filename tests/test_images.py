@@ -85,6 +85,13 @@ def test_size_is_that_of_the_picture_whatever_the_orientation(ending, orientatio
     assert read_size(path) == read_image(path).shape[1::-1]
 
 
+def test_plain_turned_tiff(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = save(tmp_path / "a.tif", Image.fromarray(RAMP), exif=exif)
+    assert np.array_equal(read_image(path)[..., 0], np.rot90(RAMP, -1))
+
+
 def test_pillows_own_limit_stays_the_programs(monkeypatch, tmp_path):
     path = save(tmp_path / "a.png", Image.fromarray(COLOUR))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)

@@ -104,13 +104,10 @@ def open_image(
     """
     name = name or printable(source)
     try:
-        with PILLOWS_LIMIT:  # it is the host program's, too; ours is `max_pixels`
-            limits, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-            try:
-                opened = Image.open(source, formats=formats)
-            finally:
-                Image.MAX_IMAGE_PIXELS = limits
-        with opened as image:
+        # of a path Pillow would map a plain TIFF into memory, and takes turned ones wrongly then
+        is_path = isinstance(source, Path)
+        file = source.open("rb") if is_path else contextlib.nullcontext(source)
+        with file as content, _opened(content, formats) as image:
             width, height = image.size
             if width * height > max_pixels:
                 raise UserError(
@@ -141,6 +138,15 @@ def open_whole(source: Path | IO[bytes], *arguments: Any) -> Iterator[ImageFile.
         source.seek(0)
     with open_image(source, *arguments) as image:
         yield image
+
+
+def _opened(content: IO[bytes], formats: Sequence[str] | None) -> ImageFile.ImageFile:
+    with PILLOWS_LIMIT:  # it is the host program's, too; ours is `max_pixels`
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(content, formats=formats)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
 
 
 def write_image(path: Path, pixels: np.ndarray) -> None:
