@@ -24,9 +24,11 @@ from utils.archive import check_archive
 from utils.errors import UserError
 
 FOLDER = Path("ckpt")
+BESIDE_CODE = Path(__file__).parent.parent / FOLDER
 SHIPPED = ("am_promptir_small.safetensors", "am_promptir_tiny.safetensors")  # inside FOLDER
 DEFAULTS = ("best.ckpt", *SHIPPED)  # the first that is there: one's own, then those that ship
 PREFIX = "net."
+WIDEST = 4096  # channels at full resolution
 WRAPPERS = ("state_dict", "params")  # what published checkpoints keep their weights under
 WRAPPING_MODULES = re.compile(r"^((net|module)\.)+")  # and put before their names
 DESCRIBED = ("network", "configuration", "network_arguments", "text_encoder", "trained")
@@ -82,7 +84,8 @@ def default_checkpoint(names: Sequence[str] = DEFAULTS) -> Path:
     Raises:
         UserError: there is none.
     """
-    found = [FOLDER / name for name in names if (FOLDER / name).is_file()]
+    places = [folder / name for folder in (FOLDER, BESIDE_CODE) for name in names]
+    found = [path for path in places if path.is_file()]
     if not found:
         raise UserError(
             f"no checkpoint: none of {', '.join(names)} is in {FOLDER}/; train one with "
@@ -95,15 +98,22 @@ def load_network(name: Path, network: str | None = None) -> Trained:
     """Build the network that a checkpoint describes and load its weights.
 
     Args:
-        name: a path, or a name inside ckpt/, of a file or of a folder by `save_pretrained`.
+        name: a path, or a name inside ckpt/ (here, or beside the code), of a file or of a folder by
+            `save_pretrained`.
         network: the baseline that a checkpoint which names none is for; others keep their own.
 
     Raises:
         UserError: as `read_checkpoint`, or the weights do not fit the network or are not finite.
     """
-    path = name if name.exists() else FOLDER / name
-    if path.is_dir():
-        path = path / FILE_NAME
+    try:
+        places = (name, FOLDER / name, BESIDE_CODE / name)
+        path = next((place for place in places if place.exists()), FOLDER / name)
+        if path.is_dir():
+            path = path / FILE_NAME
+    except OSError as error:  # not allowed, too long a name
+        raise UserError(
+            f"{name}: cannot be read ({error.strerror}); give the path of a checkpoint"
+        ) from error
     content = _read(path)
     if network is None or _is_ours(content):
         _check_ours(path, content)
@@ -161,6 +171,7 @@ def _check_ours(path: Path, content: Any) -> None:
 
 def _load_ours(path: Path, content: dict[str, Any], arguments: dict[str, Any]) -> Trained:
     try:
+        _check_types(content["global_step"], arguments)
         weights = content["state_dict"]
         names = [name for name in weights if name.startswith(PREFIX)]
         weights = {name.removeprefix(PREFIX): weights[name] for name in names}
@@ -174,6 +185,8 @@ def _load_ours(path: Path, content: dict[str, Any], arguments: dict[str, Any]) -
             **{key: arguments[key] for key in DESCRIBED},
         }
         degradations = list(arguments["degradations"]) if net.can_be_named else []
+        if net.can_be_named and len(degradations) != net.num_degradations:
+            raise ValueError(f"{len(degradations)} degradations, not {net.num_degradations}")
     except Exception as error:  # a file from elsewhere may hold anything
         raise UserError(
             f"{path}: its weights do not fit the network {arguments['network']!r} "
@@ -220,6 +233,7 @@ def _build(
     Raises:
         ValueError: the first weight that does not fit, and how many do not.
     """
+    _check_extent(arguments, len(weights))
     with torch.device("meta"):
         expected = network(**arguments).state_dict()
     shared = [name for name in expected if name in weights]
@@ -237,6 +251,25 @@ def _build(
     net = network(**arguments)
     net.load_state_dict(weights)  # copies, and so widens half precision
     return net
+
+
+def _check_types(steps: Any, arguments: Mapping[str, Any]) -> None:
+    """Raises `ValueError` for what later lines take for granted."""
+    if not isinstance(steps, int) or steps < 0:
+        raise ValueError(f"global_step {steps!r}: expected a number of steps")
+    for key in ("trained", "degradations"):
+        names = arguments[key]
+        if not isinstance(names, list | tuple) or not all(isinstance(n, str) for n in names):
+            raise ValueError(f"{key} {names!r}: expected a list of names")
+
+
+def _check_extent(arguments: Mapping[str, Any], num_weights: int) -> None:
+    """Refuse what would be long in building. Raises `ValueError`."""
+    blocks = [*arguments.get("blocks", ()), arguments.get("refinement_blocks", 0)]
+    if min(blocks) < 0 or sum(blocks) > num_weights:
+        raise ValueError(f"blocks {blocks}: expected no more than its {num_weights} weights")
+    if arguments.get("width", 0) > WIDEST:
+        raise ValueError(f"width {arguments['width']}: expected at most {WIDEST}")
 
 
 def _identify(path: Path, net: RestorationNetwork) -> dict[str, Any]:

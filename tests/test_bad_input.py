@@ -5,12 +5,14 @@ import pickle
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from net.checkpoint import default_checkpoint
 from tests.conftest import ROOT, save_untrained
 from utils.image_io import write_image
 
@@ -166,10 +168,22 @@ def test_bad_checkpoints(fails, checkpoint, test_flags, tmp_path):
         pickle.dump({"state_dict": Malicious(trap)}, file)
     torch.save({"state_dict": Malicious(trap)}, tmp_path / "zipped.ckpt")
     content = torch.load(checkpoint, weights_only=True)
+    for step in ("abc", -5):
+        torch.save({**content, "global_step": step}, tmp_path / f"step{step}.ckpt")
+    changed(checkpoint, tmp_path / "trained.ckpt", trained=5)
+    changed(checkpoint, tmp_path / "none.ckpt", degradations=[])
+    deep = {**content["hyper_parameters"]["network_arguments"], "blocks": [8000, 1, 1, 1]}
+    changed(checkpoint, tmp_path / "deep.ckpt", network_arguments=deep)
     content["state_dict"]["net.embed.weight"][0, 0, 0, 0] = torch.nan
     torch.save(content, tmp_path / "diverged.ckpt")
 
     expected = {
+        "x" * 300: "File name too long",
+        "deep": "expected no more than its",
+        "stepabc": "global_step 'abc'",
+        "step-5": "global_step -5",
+        "trained": "trained 5: expected a list",
+        "none": "0 degradations, not 5",
         "missing": "no such checkpoint file",
         "cut": "cut short",
         "text": "damaged",
@@ -188,6 +202,15 @@ def test_bad_checkpoints(fails, checkpoint, test_flags, tmp_path):
         message = fails("test", *test_flags, *flags)
         assert f"{name}.ckpt" in message and words in message
     assert not trap.exists() and not (tmp_path / "out").exists()
+
+
+def test_weights_that_ship_are_found_from_anywhere(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    names = ("am_promptir_tiny.safetensors",)
+    assert default_checkpoint(names) == ROOT / "ckpt" / names[0]
+    (tmp_path / "ckpt").mkdir()
+    (tmp_path / "ckpt" / names[0]).touch()
+    assert default_checkpoint(names) == Path("ckpt") / names[0]
 
 
 def test_nothing_to_test(fails, checkpoint, tmp_path, monkeypatch):
