@@ -5,6 +5,7 @@ otherwise; it asks nobody for a password. Files and pictures are bounded in size
 of our own, and what was uploaded and made is removed at the latest when the page is closed.
 """
 
+import email.message
 import html
 import os
 import re
@@ -59,7 +60,11 @@ class NamedUploads:
         if scope["type"] != "http" or not scope["path"].rstrip("/").endswith("/upload"):
             return await self.app(scope, receive, send)
         headers = dict(scope["headers"])
-        boundary = re.search(rb"boundary=\"?([^\";,]+)", headers.get(b"content-type", b""))
+        kind = email.message.Message()
+        kind["content-type"] = headers.get(b"content-type", b"").decode("latin-1")
+        boundary = kind.get_boundary()
+        if not boundary:
+            return await _refuse(send, 400, "An upload without a boundary.")
         body = bytearray()
         more = True
         while more:
@@ -67,9 +72,9 @@ class NamedUploads:
             body += message.get("body", b"")
             more = message.get("more_body", False)
             if len(body) > self.max_bytes + MAX_HEADERS:
-                return await _refuse(send, self.max_bytes)
-        if boundary:
-            body = rename_uploads(bytes(body), boundary[1])
+                words = f"The file is too large; expected at most {self.max_bytes / 1e6:g} MB."
+                return await _refuse(send, 413, words)
+        body = rename_uploads(bytes(body), boundary.encode("latin-1"))
         headers[b"content-length"] = str(len(body)).encode()
         told = False
 
@@ -93,11 +98,10 @@ def rename_uploads(body: bytes, boundary: bytes) -> bytes:
     return (b"--" + boundary).join(parts)
 
 
-async def _refuse(send: Any, max_bytes: int) -> None:
-    words = f"The file is too large; expected at most {max_bytes / 1e6:g} MB.".encode()
+async def _refuse(send: Any, status: int, words: str) -> None:
     headers = [(b"content-type", b"text/plain"), (b"connection", b"close")]
-    await send({"type": "http.response.start", "status": 413, "headers": headers})
-    await send({"type": "http.response.body", "body": words})
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": words.encode()})
 
 
 def main() -> int:

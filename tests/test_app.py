@@ -1,5 +1,6 @@
 """The page in a browser, end to end; skipped where gradio, selenium or Chromium is missing."""
 
+import asyncio
 import os
 import shutil
 import signal
@@ -15,7 +16,7 @@ import numpy as np
 import psutil
 import pytest
 
-from app import UPLOAD_NAME, rename_uploads
+from app import UPLOAD_NAME, NamedUploads, rename_uploads
 from tests.conftest import ROOT, save_untrained
 from utils.pictures import Picture, read_picture, write_picture
 
@@ -40,6 +41,26 @@ def test_uploads_are_renamed_and_nothing_else():
     heads = renamed.replace(content, b"").split(b"--XY\r\n")[1:]
     assert [b'; filename="' + UPLOAD_NAME + b'"' in head for head in heads] == [True] * 3 + [False]
     assert not any(word in renamed for word in (b"secret", b"b.png", b".."))
+
+
+@pytest.mark.parametrize("kind", ["boundary=XY", 'BOUNDARY="XY"', "Boundary = XY", ""])
+def test_uploads_are_renamed_whatever_the_header(kind):
+    stored, answers = [], []
+
+    async def app(scope, receive, send):
+        stored.append((await receive())["body"])
+
+    async def receive():
+        return {"body": b'--XY\r\na: b; filename="secret"\r\n\r\n--XY--\r\n'}
+
+    async def send(message):
+        answers.append(message)
+
+    header = (b"content-type", f"multipart/form-data; {kind}".encode())
+    scope = {"type": "http", "path": "/upload", "headers": [header]}
+    asyncio.run(NamedUploads(app, 1000)(scope, receive, send))
+    assert not any(b"secret" in body for body in stored)
+    assert stored if kind else answers[0]["status"] == 400
 
 
 def test_without_gradio_and_wrong_flags(fails, monkeypatch):
