@@ -16,6 +16,7 @@ from net.checkpoint import read_checkpoint
 from tests.conftest import save_untrained
 from tests.killing import CONTEXT, run_training
 from utils.archive import check_archive
+from utils.callbacks import BestCheckpoint
 from utils.errors import UserError
 from utils.image_io import write_whole
 from utils.locks import HOLDER, LOCK, hold_folder
@@ -41,6 +42,51 @@ def trained(flags, tmp_path_factory):
 def folder(trained, tmp_path):
     """A copy of it."""
     return shutil.copytree(trained, tmp_path / "run")
+
+
+def best_of(folder, content):
+    """A callback for the folder's best weights that was given a checkpoint's state."""
+    callback = BestCheckpoint(folder, "best", monitor="val/psnr", mode="max")
+    callback.load_state_dict(content["callbacks"][callback.state_key])
+    return callback
+
+
+def test_paths_of_a_checkpoint_are_never_used(folder, tmp_path):
+    content = read_checkpoint(folder / "last.ckpt")
+    (state,) = [s for key, s in content["callbacks"].items() if key.startswith("ModelCheckpoint{")]
+    score = state["best_model_score"].item()
+    evil = str(folder / "logs" / ".." / ".." / "other")
+    names = ("best_model_path", "kth_best_model_path", "last_model_path")
+    state.update(dict.fromkeys(names, evil), dirpath=str(folder), best_k_models={evil: score})
+    callback = best_of(folder, content)
+    assert callback.best_k_models == {str(folder / "best.ckpt"): score}
+    assert callback.best_model_path == callback.kth_best_model_path == str(folder / "best.ckpt")
+    assert callback.last_model_path == ""
+
+
+@pytest.mark.parametrize("score", [None, float("nan"), float("inf"), "30", torch.ones(2), [1]])
+def test_score_that_is_none(score, folder):
+    content = read_checkpoint(folder / "last.ckpt")
+    callback = BestCheckpoint(folder, "best", monitor="val/psnr", mode="max")
+    content["callbacks"][callback.state_key] = {"best_model_score": score}
+    assert best_of(folder, content).best_k_models == {}
+
+
+def test_a_renamed_run_keeps_its_best_weights(folder, flags, run_script, monkeypatch):
+    monkeypatch.setattr("net.restorer.psnr", lambda *images: torch.tensor(1.0))
+    best = (folder / "best.ckpt").read_bytes()
+    again = ["--ckpt_dir", folder, "--resume", "--max_steps", 4]
+    assert run_script("train", *flags, *again).code == 0
+    assert (folder / "best.ckpt").read_bytes() == best
+
+
+def test_a_score_that_is_not_a_number_is_never_the_best(
+    folder, flags, run_script, monkeypatch, tmp_path
+):
+    monkeypatch.setattr("net.restorer.psnr", lambda *images: torch.tensor(float("nan")))
+    result = run_script("train", *flags, "--ckpt_dir", tmp_path / "new", "--max_steps", 1)
+    assert result.code == 0, result.err
+    assert "PSNR is not a number" in result.err and not (tmp_path / "new" / "best.ckpt").exists()
 
 
 def steps(path):
