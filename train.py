@@ -288,6 +288,8 @@ def make_trainer(
     # SLURM's requeueing would start from a checkpoint that our stream of samples knows nothing of
     slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
     finite = FiniteSteps(last)
+    # at another start it is damaged (passed over), or whole
+    keeps_former = start in (None, last) or is_whole(last)
     return L.Trainer(
         accelerator=machine.accelerator,
         devices=machine.devices,
@@ -295,7 +297,7 @@ def make_trainer(
         strategy=DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
         if machine.num_processes > 1
         else "auto",
-        plugins=[*slurm, WholeCheckpoints(last, last.with_name(PREVIOUS), start in (None, last))],
+        plugins=[*slurm, WholeCheckpoints(last, last.with_name(PREVIOUS), keeps_former)],
         precision=machine.precision,
         deterministic=options.deterministic,
         max_epochs=1,  # one long epoch: the stream runs through the published ones
@@ -348,6 +350,9 @@ def find_start(
         UserError: a run is there, and is not to be gone on with; or none of its files is whole.
     """
     there = [path for path in saved if path.exists()]
+    for path in there:
+        if not path.is_file():
+            raise UserError(f"{path}: a folder in place of a checkpoint; move it elsewhere")
     if options.resume == "auto":
         for path in there:
             try:
@@ -367,6 +372,15 @@ def find_start(
             "--ckpt_dir for a new one"
         )
     return (start, read_checkpoint(start)) if start else (None, None)
+
+
+def is_whole(path: Path) -> bool:
+    """Whether there is a checkpoint that can be read."""
+    try:
+        read_checkpoint(path)
+    except UserError:
+        return False
+    return True
 
 
 def find_pairs(

@@ -17,6 +17,7 @@ from tests.conftest import save_untrained
 from tests.killing import CONTEXT, run_training
 from utils.archive import check_archive
 from utils.callbacks import BestCheckpoint
+from utils.checkpoints import remove_unfinished
 from utils.errors import UserError
 from utils.image_io import write_whole
 from utils.locks import HOLDER, LOCK, hold_folder
@@ -87,6 +88,28 @@ def test_a_score_that_is_not_a_number_is_never_the_best(
     result = run_script("train", *flags, "--ckpt_dir", tmp_path / "new", "--max_steps", 1)
     assert result.code == 0, result.err
     assert "PSNR is not a number" in result.err and not (tmp_path / "new" / "best.ckpt").exists()
+
+
+def test_a_folder_in_place_of_a_checkpoint(flags, fails, tmp_path):
+    (tmp_path / "last.ckpt").mkdir()
+    assert "a folder in place of" in fails("train", *flags, "--ckpt_dir", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["last.ckpt", "best.ckpt"])
+def test_the_former_is_kept_by_whatever_path_a_run_is_resumed(name, folder, flags, run_script):
+    former = (folder / "last.ckpt").read_bytes()
+    start = folder / ".." / folder.name / name
+    again = ["--ckpt_dir", folder, "--resume", start, "--max_steps", 4, "--save_every", 9]
+    assert run_script("train", *flags, *again).code == 0
+    assert (folder / "previous.ckpt").read_bytes() == former
+
+
+def test_only_our_unfinished_files_are_removed(tmp_path):
+    ours, other = tmp_path / f".best.ckpt.{'a' * 32}.part", tmp_path / ".film.part"
+    ours.touch()
+    other.touch()
+    remove_unfinished(tmp_path)
+    assert list(tmp_path.iterdir()) == [other]
 
 
 def steps(path):
@@ -195,7 +218,7 @@ def test_full_disk_ends_with_one_line_and_the_last_good_checkpoint(
     message = fails("train", *flags)
     limit_files(resource.RLIM_INFINITY)
     assert "last.ckpt: cannot be written (File too large); make room" in message
-    assert "--resume goes on from it" in message
+    assert f"--resume goes on from {folder / 'last.ckpt'}" in message
     assert {path.name: path.read_bytes() for path in folder.glob("*.ckpt")} == before
     assert not list(folder.glob(".*"))
     assert "steps 3 to 5" in run_script("train", *flags).out

@@ -113,7 +113,7 @@ def test_weights_that_are_not_finite_are_never_saved(flags, fails, run_script, t
 
     assert run_script("train", *flags, "--max_steps", 1).code == 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("net.restorer.Restorer.on_train_batch_end", spoil)
+        patch.setattr("net.restorer.Restorer.on_train_batch_start", spoil)
         message = fails("train", *flags, "--max_steps", 2, "--resume")
     assert "step 2: the weights are not finite and are not saved" in message
     assert read(tmp_path)["global_step"] == 1
