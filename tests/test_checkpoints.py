@@ -7,11 +7,14 @@ import shutil
 import socket
 import time
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
 from lightning.fabric.loggers.csv_logs import _ExperimentWriter
 
+from data.datasets import split
+from data.pairing import Pair
 from net.checkpoint import read_checkpoint
 from tests.conftest import save_untrained
 from tests.killing import CONTEXT, run_training
@@ -21,6 +24,7 @@ from utils.checkpoints import remove_unfinished
 from utils.errors import UserError
 from utils.image_io import write_whole
 from utils.locks import HOLDER, LOCK, hold_folder
+from utils.runs import read_learning_curve
 
 FLAGS = "--de_type derain --width 8 --patch_size 8 --save_every 1"
 
@@ -110,6 +114,20 @@ def test_only_our_unfinished_files_are_removed(tmp_path):
     other.touch()
     remove_unfinished(tmp_path)
     assert list(tmp_path.iterdir()) == [other]
+
+
+def test_sessions_of_a_run_are_read_in_the_order_of_their_numbers(tmp_path):
+    for number in (2, 10):
+        path = tmp_path / "logs" / f"version_{number}" / "metrics.csv"
+        path.parent.mkdir(parents=True)
+        path.write_text(f"step,val/psnr\n4,{number}\n")
+    assert read_learning_curve(tmp_path) == [(5, 10.0)]
+
+
+def test_names_that_are_not_utf_8_are_split():
+    names = [os.fsdecode(b"a\xff.png"), "b.png"]
+    training, held_out = split([Pair(None, Path(name)) for name in names], 1)
+    assert len(training) == len(held_out) == 1
 
 
 def steps(path):
