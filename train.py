@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import DDPStrategy
@@ -44,6 +44,7 @@ from net.text import embed
 from options import name_configuration, network_arguments, train_options
 from utils.callbacks import (
     AveragedWeights,
+    BestCheckpoint,
     Interrupted,
     RunControl,
     RunProgress,
@@ -157,7 +158,8 @@ def train(options: Namespace) -> int:
     except Interrupted as stop:
         end = f"stopped at {stop} of {plan.total_steps}, saved {last}; --resume goes on from there"
     else:
-        end = f"trained {trainer.global_step} of {plan.total_steps} steps: {last}, {best}"
+        saved = ", ".join(str(path) for path in (last, best) if path.exists())
+        end = f"trained {trainer.global_step} of {plan.total_steps} steps: {saved}"
     if trainer.is_global_zero:
         print(end)
     return 0
@@ -285,6 +287,9 @@ def make_trainer(
     validate_every = min(options.val_every or plan.steps_per_epoch, plan.total_steps)
     # SLURM's requeueing would start from a checkpoint that our stream of samples knows nothing of
     slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
+    finite = FiniteSteps(last)
+    # at another start it is damaged (passed over), or whole
+    keeps_former = start in (None, last) or is_whole(last)
     return L.Trainer(
         accelerator=machine.accelerator,
         devices=machine.devices,
@@ -292,7 +297,7 @@ def make_trainer(
         strategy=DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
         if machine.num_processes > 1
         else "auto",
-        plugins=[*slurm, WholeCheckpoints(last, last.with_name(PREVIOUS), start in (None, last))],
+        plugins=[*slurm, WholeCheckpoints(last, last.with_name(PREVIOUS), keeps_former)],
         precision=machine.precision,
         deterministic=options.deterministic,
         max_epochs=1,  # one long epoch: the stream runs through the published ones
@@ -308,12 +313,12 @@ def make_trainer(
         logger=make_loggers(options),
         callbacks=[
             ReplacedImages(),
-            FiniteSteps(last),
+            finite,
             AveragedWeights(),
             LearningRateMonitor(logging_interval="step"),
             RunProgress(plan.total_steps, plan.samples_per_step),
             SampleImages(options.ckpt_dir / "samples"),
-            ModelCheckpoint(
+            BestCheckpoint(
                 dirpath=options.ckpt_dir,
                 filename=best.stem,
                 monitor="val/psnr" if validates else None,
@@ -323,6 +328,7 @@ def make_trainer(
             ),
             RunControl(
                 last,
+                finite,
                 plan.total_steps,
                 options.save_every,
                 validate_every if validates else 0,
@@ -344,6 +350,9 @@ def find_start(
         UserError: a run is there, and is not to be gone on with; or none of its files is whole.
     """
     there = [path for path in saved if path.exists()]
+    for path in there:
+        if not path.is_file():
+            raise UserError(f"{path}: a folder in place of a checkpoint; move it elsewhere")
     if options.resume == "auto":
         for path in there:
             try:
@@ -363,6 +372,15 @@ def find_start(
             "--ckpt_dir for a new one"
         )
     return (start, read_checkpoint(start)) if start else (None, None)
+
+
+def is_whole(path: Path) -> bool:
+    """Whether there is a checkpoint that can be read."""
+    try:
+        read_checkpoint(path)
+    except UserError:
+        return False
+    return True
 
 
 def find_pairs(

@@ -5,6 +5,7 @@ run does not depend on the number of workers, and can be taken up again at any s
 """
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -112,7 +113,8 @@ class TrainingSet(Dataset):
             UserError: none can.
         """
         reason = ""
-        for pair in (*pairs[item:], *pairs[:item]):
+        for offset in range(len(pairs)):
+            pair = pairs[(item + offset) % len(pairs)]
             if self.damaged.keys().isdisjoint(pair):
                 try:
                     return load_pair(pair, read=self.cache.read), pair, reason
@@ -273,4 +275,4 @@ def make_sample(
 
 
 def _hash(name: str) -> str:
-    return hashlib.sha256(name.encode()).hexdigest()
+    return hashlib.sha256(os.fsencode(name)).hexdigest()

@@ -7,18 +7,24 @@ import shutil
 import socket
 import time
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
 from lightning.fabric.loggers.csv_logs import _ExperimentWriter
 
+from data.datasets import split
+from data.pairing import Pair
 from net.checkpoint import read_checkpoint
 from tests.conftest import save_untrained
 from tests.killing import CONTEXT, run_training
 from utils.archive import check_archive
+from utils.callbacks import BestCheckpoint
+from utils.checkpoints import remove_unfinished
 from utils.errors import UserError
 from utils.image_io import write_whole
 from utils.locks import HOLDER, LOCK, hold_folder
+from utils.runs import read_learning_curve
 
 FLAGS = "--de_type derain --width 8 --patch_size 8 --save_every 1"
 
@@ -41,6 +47,87 @@ def trained(flags, tmp_path_factory):
 def folder(trained, tmp_path):
     """A copy of it."""
     return shutil.copytree(trained, tmp_path / "run")
+
+
+def best_of(folder, content):
+    """A callback for the folder's best weights that was given a checkpoint's state."""
+    callback = BestCheckpoint(folder, "best", monitor="val/psnr", mode="max")
+    callback.load_state_dict(content["callbacks"][callback.state_key])
+    return callback
+
+
+def test_paths_of_a_checkpoint_are_never_used(folder, tmp_path):
+    content = read_checkpoint(folder / "last.ckpt")
+    (state,) = [s for key, s in content["callbacks"].items() if key.startswith("ModelCheckpoint{")]
+    score = state["best_model_score"].item()
+    evil = str(folder / "logs" / ".." / ".." / "other")
+    names = ("best_model_path", "kth_best_model_path", "last_model_path")
+    state.update(dict.fromkeys(names, evil), dirpath=str(folder), best_k_models={evil: score})
+    callback = best_of(folder, content)
+    assert callback.best_k_models == {str(folder / "best.ckpt"): score}
+    assert callback.best_model_path == callback.kth_best_model_path == str(folder / "best.ckpt")
+    assert callback.last_model_path == ""
+
+
+@pytest.mark.parametrize("score", [None, float("nan"), float("inf"), "30", torch.ones(2), [1]])
+def test_score_that_is_none(score, folder):
+    content = read_checkpoint(folder / "last.ckpt")
+    callback = BestCheckpoint(folder, "best", monitor="val/psnr", mode="max")
+    content["callbacks"][callback.state_key] = {"best_model_score": score}
+    assert best_of(folder, content).best_k_models == {}
+
+
+def test_a_renamed_run_keeps_its_best_weights(folder, flags, run_script, monkeypatch):
+    monkeypatch.setattr("net.restorer.psnr", lambda *images: torch.tensor(1.0))
+    best = (folder / "best.ckpt").read_bytes()
+    again = ["--ckpt_dir", folder, "--resume", "--max_steps", 4]
+    assert run_script("train", *flags, *again).code == 0
+    assert (folder / "best.ckpt").read_bytes() == best
+
+
+def test_a_score_that_is_not_a_number_is_never_the_best(
+    folder, flags, run_script, monkeypatch, tmp_path
+):
+    monkeypatch.setattr("net.restorer.psnr", lambda *images: torch.tensor(float("nan")))
+    result = run_script("train", *flags, "--ckpt_dir", tmp_path / "new", "--max_steps", 1)
+    assert result.code == 0, result.err
+    assert "PSNR is not a number" in result.err and not (tmp_path / "new" / "best.ckpt").exists()
+
+
+def test_a_folder_in_place_of_a_checkpoint(flags, fails, tmp_path):
+    (tmp_path / "last.ckpt").mkdir()
+    assert "a folder in place of" in fails("train", *flags, "--ckpt_dir", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["last.ckpt", "best.ckpt"])
+def test_the_former_is_kept_by_whatever_path_a_run_is_resumed(name, folder, flags, run_script):
+    former = (folder / "last.ckpt").read_bytes()
+    start = folder / ".." / folder.name / name
+    again = ["--ckpt_dir", folder, "--resume", start, "--max_steps", 4, "--save_every", 9]
+    assert run_script("train", *flags, *again).code == 0
+    assert (folder / "previous.ckpt").read_bytes() == former
+
+
+def test_only_our_unfinished_files_are_removed(tmp_path):
+    ours, other = tmp_path / f".best.ckpt.{'a' * 32}.part", tmp_path / ".film.part"
+    ours.touch()
+    other.touch()
+    remove_unfinished(tmp_path)
+    assert list(tmp_path.iterdir()) == [other]
+
+
+def test_sessions_of_a_run_are_read_in_the_order_of_their_numbers(tmp_path):
+    for number in (2, 10):
+        path = tmp_path / "logs" / f"version_{number}" / "metrics.csv"
+        path.parent.mkdir(parents=True)
+        path.write_text(f"step,val/psnr\n4,{number}\n")
+    assert read_learning_curve(tmp_path) == [(5, 10.0)]
+
+
+def test_names_that_are_not_utf_8_are_split():
+    names = [os.fsdecode(b"a\xff.png"), "b.png"]
+    training, held_out = split([Pair(None, Path(name)) for name in names], 1)
+    assert len(training) == len(held_out) == 1
 
 
 def steps(path):
@@ -149,7 +236,7 @@ def test_full_disk_ends_with_one_line_and_the_last_good_checkpoint(
     message = fails("train", *flags)
     limit_files(resource.RLIM_INFINITY)
     assert "last.ckpt: cannot be written (File too large); make room" in message
-    assert "--resume goes on from it" in message
+    assert f"--resume goes on from {folder / 'last.ckpt'}" in message
     assert {path.name: path.read_bytes() for path in folder.glob("*.ckpt")} == before
     assert not list(folder.glob(".*"))
     assert "steps 3 to 5" in run_script("train", *flags).out

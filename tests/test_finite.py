@@ -98,11 +98,25 @@ def test_run_of_bad_steps_ends_with_the_last_good_checkpoint(
     assert f"{PATIENCE} times in a row ({PATIENCE + 1} in the run)" in message
     assert f"the last good checkpoint is {last}" in message and "rain-" in message
     assert all(value.isfinite().all() for value in read(tmp_path)["state_dict"].values())
+    assert read(tmp_path)["global_step"] == 1 + good and counts(read(tmp_path))["in_row"] == 0
 
     spoil(set(), "loss")
     result = run_script("train", *flags, "--max_steps", 14, "--resume")
     assert result.code == 0, result.err
-    assert counts(read(tmp_path)) == {"skipped": PATIENCE, "in_row": 0}
+    assert counts(read(tmp_path)) == {"skipped": 1, "in_row": 0}
+
+
+def test_weights_that_are_not_finite_are_never_saved(flags, fails, run_script, tmp_path):
+    def spoil(self, *arguments):
+        with torch.no_grad():
+            next(self.net.parameters()).fill_(float("nan"))
+
+    assert run_script("train", *flags, "--max_steps", 1).code == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("net.restorer.Restorer.on_train_batch_start", spoil)
+        message = fails("train", *flags, "--max_steps", 2, "--resume")
+    assert "step 2: the weights are not finite and are not saved" in message
+    assert read(tmp_path)["global_step"] == 1
 
 
 def test_learning_rate_that_makes_a_run_diverge(flags, fails):

@@ -14,6 +14,7 @@ from torch import nn
 
 from utils import callbacks, inference
 from utils.devices import choose_machine
+from utils.finite import FiniteSteps
 from utils.inference import restore
 from utils.losses import charbonnier, spectral_l1
 from utils.metrics import psnr, psnr_y, ssim
@@ -143,7 +144,7 @@ def test_only_a_later_signal_ends_at_once(monkeypatch, tmp_path):
     monkeypatch.setattr(callbacks.signal, "signal", lambda *handler: None)
     monkeypatch.setattr(callbacks.os, "kill", lambda process, number: sent.append(number))
     monkeypatch.setattr(callbacks.time, "monotonic", lambda: now[0])
-    control = callbacks.RunControl(tmp_path / "last.ckpt", 1, 1, 0, None)
+    control = callbacks.RunControl(tmp_path / "last.ckpt", FiniteSteps(tmp_path), 1, 1, 0, None)
     for later, number, expected in (
         (0, signal.SIGTERM, []),
         (0.5, signal.SIGTERM, []),  # the same one, passed on

@@ -1,18 +1,29 @@
 """What happens around training steps: averaged weights, saving and stopping, progress, pictures."""
 
+import math
 import os
 import signal
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, Checkpoint, ProgressBar, WeightAveraging
+from lightning.pytorch.callbacks import (
+    Callback,
+    Checkpoint,
+    ModelCheckpoint,
+    ProgressBar,
+    WeightAveraging,
+)
+from torch import Tensor
 from tqdm import tqdm
 
 from utils.comparison import write_comparison
+from utils.errors import UserError
+from utils.finite import FiniteSteps
 from utils.image_io import to_pixels
 
 MAX_DECAY = 0.999
@@ -50,6 +61,39 @@ class AveragedWeights(WeightAveraging):
         self._average_model.n_averaged += 1
 
 
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps the best weights, and takes of a checkpoint's state the best score alone.
+
+    Lightning would take paths as well, and remove what they name; and it would forget the score
+    after a run's folder was renamed. A score that is not a number is never the best.
+    """
+
+    @property
+    def state_key(self) -> str:
+        return super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best_model_score": self.best_model_score}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        score = state.get("best_model_score")
+        path = Path(self.dirpath) / f"{self.filename}{self.FILE_EXTENSION}"
+        if isinstance(score, Tensor) and score.numel() == 1:
+            score = score.item()
+        if not isinstance(score, int | float) or not math.isfinite(score):
+            return
+        if path.is_file():
+            self.best_model_score = self.kth_value = torch.tensor(float(score))
+            self.best_model_path = self.kth_best_model_path = str(path)
+            self.best_k_models = {str(path): self.best_model_score}
+
+    def check_monitor_top_k(self, trainer: L.Trainer, current: Tensor | None = None) -> bool:
+        if current is not None and current.isnan():
+            warnings.warn("the validation's PSNR is not a number; no best weights", stacklevel=2)
+            return False
+        return super().check_monitor_top_k(trainer, current)
+
+
 class RunControl(Checkpoint):
     """Saves `last.ckpt` now and then, and ends the run at its last step, its time, or a signal.
 
@@ -62,15 +106,20 @@ class RunControl(Checkpoint):
     Where a step is followed by a validation, the checkpoint is saved before it, and a run that is
     resumed from there validates first: it keeps the same best weights as one never stopped. The
     last one is saved after its validation, by when `best.ckpt` is written (Lightning calls this
-    callback after `ModelCheckpoint`, if it is listed after it).
+    callback after `BestCheckpoint`, if it is listed after it).
+
+    Nothing is saved now and then after steps that were not finite, and weights that are not finite
+    are never saved: they end the run.
 
     Args:
+        finite: knows of the steps that were not.
         validate_every: steps between validations; 0 without any.
     """
 
     def __init__(
         self,
         checkpoint: Path,
+        finite: FiniteSteps,
         total_steps: int,
         save_every: int,
         validate_every: int,
@@ -78,6 +127,7 @@ class RunControl(Checkpoint):
         timed: bool = False,
     ) -> None:
         self.checkpoint = checkpoint
+        self.finite = finite
         self.total_steps = total_steps
         self.save_every = save_every
         self.validate_every = validate_every
@@ -130,8 +180,10 @@ class RunControl(Checkpoint):
         finished = stopped or at_end
         if at_end and self.validate_every:
             pass  # saved after the validation
-        elif finished or trainer.global_step % self.save_every == 0:
-            trainer.save_checkpoint(self.checkpoint)
+        elif finished or (
+            trainer.global_step % self.save_every == 0 and not self.finite.is_in_streak()
+        ):
+            self._save(trainer, module)
         if interrupted and not at_end:
             raise Interrupted(f"step {trainer.global_step}")
         trainer.should_stop = finished  # validates once more, then ends
@@ -148,7 +200,15 @@ class RunControl(Checkpoint):
     def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.validated = trainer.global_step
         if trainer.global_step >= self.total_steps:
-            trainer.save_checkpoint(self.checkpoint)
+            self._save(trainer, module)
+
+    def _save(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if not all(value.isfinite().all() for value in module.state_dict().values()):
+            raise UserError(
+                f"step {trainer.global_step}: the weights are not finite and are not saved; "
+                f"{self.finite.describe_saved()}; start again with a lower --lr"
+            )
+        trainer.save_checkpoint(self.checkpoint)
 
     def _validates_after(self, step: int) -> bool:
         return bool(self.validate_every and step) and step % self.validate_every == 0

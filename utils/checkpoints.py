@@ -7,6 +7,7 @@ A checkpoint is written under a temporary name, synced to the disk and renamed. 
 import contextlib
 import io
 import os
+import re
 import uuid
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from utils.errors import UserError
 from utils.image_io import write_whole
+
+UNFINISHED = re.compile(r"\.(last|best|previous)\.ckpt\.[0-9a-f]{32}\.part")
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -46,7 +49,7 @@ class WholeCheckpoints(TorchCheckpointIO):
             if not path.exists():
                 raise
             raise UserError(
-                f"{error}; {path} of before is whole, --resume goes on from it"
+                f"{error}; {path} of before is whole, --resume goes on from {self.last}"
             ) from error
 
     def _keep_former(self) -> None:
@@ -58,8 +61,9 @@ class WholeCheckpoints(TorchCheckpointIO):
 def remove_unfinished(folder: Path) -> None:
     """Remove what a killed run has left half written in its folder."""
     for path in folder.glob(".*.part"):
-        with contextlib.suppress(OSError):
-            path.unlink()
+        if UNFINISHED.fullmatch(path.name):
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def _link(source: Path, target: Path) -> None:

@@ -96,6 +96,17 @@ class FiniteSteps(Callback):
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self._count(0)
 
+    def is_in_streak(self) -> bool:
+        """Whether the last step was not finite."""
+        self._count(0)
+        return self.in_row > 0
+
+    def describe_saved(self) -> str:
+        """Which checkpoint the run can be gone on with."""
+        if self.checkpoint.exists():
+            return f"the last good checkpoint is {self.checkpoint}"
+        return "nothing has been saved"
+
     def _count(self, lag: int) -> None:
         """Count the steps that are over, but for the last `lag` ones.
 
@@ -115,11 +126,9 @@ class FiniteSteps(Callback):
         images = _first_few(sorted(set(_of_all_processes(look.names))))
         step = f"step {look.step}: loss or gradient is not finite"
         if self.in_row >= PATIENCE:
-            saved = "nothing has been saved"
-            if self.checkpoint.exists():
-                saved = f"the last good checkpoint is {self.checkpoint}"
             raise UserError(
-                f"{step}, {PATIENCE} times in a row ({self.skipped} in the run); {saved}; "
+                f"{step}, {PATIENCE} times in a row ({self.skipped} in the run); "
+                f"{self.describe_saved()}; "
                 f"look at the images of this step ({images}), or start again with a lower --lr"
             )
         warnings.warn(

@@ -32,12 +32,19 @@ Columns = Mapping[str, Scores]  # by data set and degradation
 def read_learning_curve(folder: Path) -> list[tuple[int, float]]:
     """(step, validation PSNR) of a run, which may have been resumed."""
     points = {}
-    for path in sorted(folder.glob("logs/*/metrics.csv")):
+    paths = folder.glob("logs/*/metrics.csv")
+    for path in sorted(paths, key=lambda path: _version(path.parent.name)):
         with path.open() as file:
             for row in csv.DictReader(file):
                 if row.get("val/psnr"):
                     points[int(row["step"]) + 1] = float(row["val/psnr"])
     return sorted(points.items())
+
+
+def _version(name: str) -> tuple[int, str]:
+    """What sorts the folders of a run's sessions: version_2 is before version_10."""
+    number = name.rpartition("_")[2]
+    return (int(number) if number.isdecimal() else -1, name)
 
 
 def read_scores(folders: Sequence[Path]) -> dict[str, Scores]:
