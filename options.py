@@ -198,6 +198,11 @@ def train_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="compile the network (torch.compile): the first steps take minutes; meant for GPUs",
     )
+    group.add_argument(
+        "--cuda_graph",
+        action="store_true",
+        help="record the network's pass once and replay it in each step; for one CUDA device",
+    )
 
     group = parser.add_argument_group("checkpoints and logs")
     group.add_argument(

@@ -128,6 +128,10 @@ def train(options: Namespace) -> int:
 
     if options.compile:
         restorer.net.compile_blocks()
+    if options.cuda_graph:
+        check_recording(options, machine)
+        size = options.patch_size
+        restorer.recorded_shape = (options.batch_size, 3, size, size)
     trainer = make_trainer(options, machine, plan, last, best, start, bool(len(validation_set)))
     if trainer.world_size != machine.num_processes:
         raise UserError(
@@ -163,6 +167,18 @@ def train(options: Namespace) -> int:
     if trainer.is_global_zero:
         print(end)
     return 0
+
+
+def check_recording(options: Namespace, machine: Machine) -> None:
+    """Raise `UserError` if `--cuda_graph` cannot be had."""
+    if machine.accelerator != "cuda" or machine.num_processes > 1:
+        raise UserError(
+            f"--cuda_graph: is for one CUDA device, not {machine.num_processes} x "
+            f"{machine.accelerator}; leave it out"
+        )
+    for flag, given in (("--accumulate", options.accumulate > 1), ("--compile", options.compile)):
+        if given:
+            raise UserError(f"--cuda_graph: does not go together with {flag}; leave one out")
 
 
 def make_plan(options: Namespace, machine: Machine, training_set: TrainingSet) -> Plan:

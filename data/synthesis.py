@@ -32,11 +32,12 @@ from skimage.segmentation import felzenszwalb
 LAYERS = (1, 3)  # several in JORDER; how many is ours
 DIRECTION = (-45.0, 45.0)  # degrees from the vertical, of a picture's rain; ours
 VARIATION = 4.0  # degrees, of a kernel's direction from the picture's; ours
-LENGTH = (8.0, 100.0)  # pixels, log; of short exposures and of long ones; ours
+LENGTH = (12.0, 120.0)  # pixels, log; of short exposures and of long ones; ours
 WIDTH = (0.4, 1.8)  # pixels, log; standard deviation across a streak; ours
-COVERAGE = (0.004, 0.08)  # log; share of the pixels under a layer's streaks; ours
-BRIGHTNESS = (0.15, 0.9)  # of a layer's brightest streaks, 1 is white; ours
-FAINTEST = 0.4  # streak of a layer, relative to the brightest; ours
+SLENDER = 25.0  # least length of a streak, in standard deviations across it; ours
+COVERAGE = (0.008, 0.12)  # log; share of the pixels under a layer's streaks; ours
+BRIGHTNESS = (0.12, 0.9)  # of a layer's brightest streaks, 1 is white; ours
+FAINTEST = 0.25  # streak of a layer, relative to the brightest; ours
 KERNELS = 3  # shapes of streak in a layer; ours
 
 # haze
@@ -89,6 +90,7 @@ def draw_streaks(size: tuple[int, int], generator: np.random.Generator) -> np.nd
         length, width, coverage = (
             np.exp(generator.uniform(*np.log(limits))) for limits in (LENGTH, WIDTH, COVERAGE)
         )
+        width = min(width, length / SLENDER)
         brightness = generator.uniform(*BRIGHTNESS)
         seeds = coverage / (length * 2.5 * width) / KERNELS  # a pixel; a line is 2.5 sigma wide
         for _ in range(KERNELS):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from net import NETWORKS
+from net.replay import record
 from utils.inference import restore
 from utils.losses import classification_loss, restoration_loss
 from utils.metrics import psnr
@@ -68,13 +69,31 @@ class Restorer(L.LightningModule):
         self.net = NETWORKS[network](**network_arguments)
         self._row = {name: index for index, name in enumerate(degradations)}
         self.time_share = 0.0  # of the run's time, kept by whoever ends it
+        self.recorded_shape: tuple[int, ...] | None = None  # of a batch, to replay; set before fit
+        self._pass = self._call_network
+
+    def on_fit_start(self) -> None:
+        if self.recorded_shape:
+            inputs = [torch.rand(self.recorded_shape, device=self.device)]
+            if self.net.can_be_named:
+                inputs.append(inputs[0].new_zeros(len(inputs[0]), len(self._row)))
+            with self.trainer.precision_plugin.forward_context():
+                self._pass = record(self.net, inputs, self._needs_scores)
+
+    @property
+    def _needs_scores(self) -> bool:
+        return self.hparams.classification_weight > 0
+
+    def _call_network(self, *inputs: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        return self.net(*inputs, **({"with_scores": True} if self._needs_scores else {}))
 
     def training_step(self, batch: Any, batch_index: int) -> Tensor:
-        named = self._draw_named(batch.task, batch_index) if self.net.can_be_named else None
-        if self.hparams.classification_weight:
-            restored, scores = self.net(batch.degraded, named, with_scores=True)
-        else:
-            restored, scores = self.net(batch.degraded, named), None
+        inputs = [batch.degraded]
+        if self.net.can_be_named:
+            inputs.append(self._draw_named(batch.task, batch_index))
+        restored, scores = self._pass(*inputs), None
+        if self._needs_scores:
+            restored, scores = restored
         loss = restoration_loss(restored, batch.clean, self.hparams.spectral_weight)
         if scores is not None:
             rows = torch.tensor([self._row[task] for task in batch.task])

@@ -36,6 +36,7 @@ from utils.tables import format_markdown
 from utils.timing import make_training_step, peak_memory, time_in_turns, wait
 
 OURS, ORACLE = "am_promptir", "straightforward"
+PUBLISHED = ("promptir", "restormer")
 SIZES = ("128", "256", "481x321", "512")
 MATRIX = 2048  # a side, of the matrices that show the machine's rate of arithmetic
 COPIED = 2**26  # values, of the array that shows its bandwidth
@@ -47,6 +48,7 @@ def main() -> int:
     device = choose_device(options.cuda)
     torch.manual_seed(0)
     networks = build_networks(options.configuration)
+    networks = {name: networks[name] for name in (OURS, ORACLE, *options.others)}
     difference = compare_outputs(networks)
     if difference > TOLERANCE:
         print(f"outputs differ by {difference:.1e}, more than {TOLERANCE:.0e}", file=sys.stderr)
@@ -98,6 +100,10 @@ def parse() -> Namespace:
     parser.add_argument("--rounds", type=positive, default=3, help="of every measurement")
     parser.add_argument("--batch_size", type=positive, default=2, help="of the training step")
     parser.add_argument("--patch_size", type=positive, default=128, help="of the training step")
+    parser.add_argument(
+        "--others", nargs="*", choices=PUBLISHED, default=list(PUBLISHED), help="to compare with"
+    )
+    parser.add_argument("--compile", action="store_true", help="on a GPU time that, too: minutes")
     parser.add_argument("--cuda", type=int, metavar="N", help="index of the GPU; -1 for the CPU")
     options = parser.parse_args()
     options.sizes = list(dict.fromkeys(options.sizes))
@@ -126,7 +132,7 @@ def build_networks(configuration: str) -> dict[str, nn.Module]:
     nn.init.normal_(ours.output.weight, std=0.02)
     same = copy.deepcopy(ours).to(memory_format=torch.contiguous_format)
     networks = {OURS: ours, ORACLE: Straightforward(same)}
-    for name in ("promptir", "restormer"):
+    for name in PUBLISHED:
         networks[name] = NETWORKS[name](**NETWORKS[name].configurations["paper"])
     return {name: net.eval() for name, net in networks.items()}
 
@@ -188,15 +194,20 @@ def prepare_training(
 ) -> dict[str, Callable[[], None]]:
     """A training step of each network, and on a GPU of ours as it is best trained there."""
 
-    def make(net: nn.Module, bf16: bool = False) -> Callable[[], None]:
-        return make_training_step(net, device, options.batch_size, options.patch_size, bf16)
+    def make(net: nn.Module, bf16: bool = False, replay: bool = False) -> Callable[[], None]:
+        return make_training_step(
+            net, device, options.batch_size, options.patch_size, bf16, replay=replay
+        )
 
     steps = {name: make(net) for name, net in networks.items()}
     if device.type == "cuda":
         steps[f"{OURS}, bf16"] = make(networks[OURS], bf16=True)
-        compiled = build_networks(options.configuration)[OURS]
-        compiled.compile_blocks()
-        steps[f"{OURS}, bf16, compiled"] = make(compiled, bf16=True)
+        replayed = build_networks(options.configuration)[OURS].to(device)
+        steps[f"{OURS}, bf16, replayed"] = make(replayed, bf16=True, replay=True)
+        if options.compile:
+            compiled = build_networks(options.configuration)[OURS]
+            compiled.compile_blocks()
+            steps[f"{OURS}, bf16, compiled"] = make(compiled, bf16=True)
     return steps
 
 

@@ -10,6 +10,7 @@ import psutil
 import torch
 from torch import nn
 
+from net.replay import record
 from utils.losses import restoration_loss
 
 SAMPLING_SECONDS = 0.001
@@ -59,21 +60,31 @@ def wait(device: torch.device) -> None:
 
 
 def make_training_step(
-    net: nn.Module, device: torch.device, batch: int, patch: int, bf16: bool
+    net: nn.Module,
+    device: torch.device,
+    batch: int,
+    patch: int,
+    bf16: bool,
+    replay: bool = False,
 ) -> Callable[[], None]:
     """A function that makes one training step on random images and waits for its end.
 
     Args:
         batch, patch: of (batch, 3, patch, patch).
         bf16: forward under autocast, as in training.
+        replay: record the network's pass, and replay it (CUDA).
     """
     net.to(device).train()
-    optimizer = torch.optim.AdamW(net.parameters(), lr=0.0)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.0, fused=device.type == "cuda")
     degraded, clean = torch.rand(2, batch, 3, patch, patch, device=device)
+    network: Callable[..., torch.Tensor] = net
+    if replay:
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            network = record(net, [degraded], with_scores=False)
 
     def step() -> None:
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            restored = net(degraded)
+            restored = network(degraded)
         restoration_loss(restored, clean, 0.01).backward()
         optimizer.step()
         optimizer.zero_grad()
