@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from net import NETWORKS
-from net.replay import record
 from utils.inference import restore
 from utils.losses import classification_loss, restoration_loss
 from utils.metrics import psnr
+from utils.replay import record
 from utils.schedules import rate_factor
 
 WEIGHT_DECAY = 1e-2

@@ -10,8 +10,8 @@ import psutil
 import torch
 from torch import nn
 
-from net.replay import record
 from utils.losses import restoration_loss
+from utils.replay import record
 
 SAMPLING_SECONDS = 0.001
 
