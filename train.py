@@ -101,6 +101,8 @@ def train(options: Namespace) -> int:
     last, best = options.ckpt_dir / "last.ckpt", options.ckpt_dir / "best.ckpt"
     start, content = find_start(options, [last, options.ckpt_dir / PREVIOUS, best])
     machine = choose_machine(options.num_gpus, options.num_nodes, options.cuda, options.precision)
+    if options.cuda_graph:
+        check_recording(options, machine)
     training, validation, found = find_pairs(options)
 
     training_set = TrainingSet(
@@ -129,7 +131,6 @@ def train(options: Namespace) -> int:
     if options.compile:
         restorer.net.compile_blocks()
     if options.cuda_graph:
-        check_recording(options, machine)
         size = options.patch_size
         restorer.recorded_shape = (options.batch_size, 3, size, size)
     trainer = make_trainer(options, machine, plan, last, best, start, bool(len(validation_set)))
@@ -173,7 +174,7 @@ def check_recording(options: Namespace, machine: Machine) -> None:
     """Raise `UserError` if `--cuda_graph` cannot be had."""
     if machine.accelerator != "cuda" or machine.num_processes > 1:
         raise UserError(
-            f"--cuda_graph: is for one CUDA device, not {machine.num_processes} x "
+            f"--cuda_graph: is for one CUDA device, but this run has {machine.num_processes} of "
             f"{machine.accelerator}; leave it out"
         )
     for flag, given in (("--accumulate", options.accumulate > 1), ("--compile", options.compile)):

@@ -78,22 +78,21 @@ class Restorer(L.LightningModule):
             if self.net.can_be_named:
                 inputs.append(inputs[0].new_zeros(len(inputs[0]), len(self._row)))
             with self.trainer.precision_plugin.forward_context():
-                self._pass = record(self.net, inputs, self._needs_scores)
+                self._pass = record(self.net, inputs, **self._options)
 
     @property
-    def _needs_scores(self) -> bool:
-        return self.hparams.classification_weight > 0
+    def _options(self) -> dict[str, bool]:
+        return {"with_scores": True} if self.hparams.classification_weight else {}
 
     def _call_network(self, *inputs: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        return self.net(*inputs, **({"with_scores": True} if self._needs_scores else {}))
+        return self.net(*inputs, **self._options)
 
     def training_step(self, batch: Any, batch_index: int) -> Tensor:
         inputs = [batch.degraded]
         if self.net.can_be_named:
             inputs.append(self._draw_named(batch.task, batch_index))
-        restored, scores = self._pass(*inputs), None
-        if self._needs_scores:
-            restored, scores = restored
+        result = self._pass(*inputs)
+        restored, scores = result if self._options else (result, None)
         loss = restoration_loss(restored, batch.clean, self.hparams.spectral_weight)
         if scores is not None:
             rows = torch.tensor([self._row[task] for task in batch.task])

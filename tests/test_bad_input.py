@@ -46,6 +46,7 @@ def changed(checkpoint, path, **hyper_parameters):
         ("train", ["--fft_weight", "nan"], "0 or above"),
         ("train", ["--num_nodes", "2", "--derain_dir", "x"], "torchrun or srun"),
         ("train", ["--cuda", "0", "--num_gpus", "1"], "one of them"),
+        ("train", ["--num_gpus", "0", "--cuda_graph"], "one CUDA device"),
         ("train", ["--no_such_flag"], "no_such_flag"),
         ("train", ["--max_step", "1"], "unrecognized arguments: --max_step"),
         ("test", ["--cuda=-2"], "-1 for the CPU"),

@@ -2,6 +2,10 @@
 
 import copy
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +20,8 @@ from net.layers import TransformerBlock
 from net.windows import in_windows
 from tests.straightforward import Straightforward, transformer_block
 from utils.losses import restoration_loss
+
+ROOT = Path(__file__).parent.parent
 
 
 def build(name="tiny", **changes):
@@ -179,3 +185,38 @@ def test_a_compiled_training_saves_what_any_does(run_script, train_flags, monkey
     assert plain.keys() == compiled.keys()
     for name, value in plain.items():
         assert torch.allclose(value, compiled[name], atol=1e-3), name
+
+
+def test_one_kernel_normalises_as_layer_norm_does():
+    """The GPU's kernel, in Triton's interpreter on the CPU."""
+    pytest.importorskip("triton", reason="comes with PyTorch for CUDA")
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    command = [sys.executable, "-c", NORMALISE]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    errors = [float(line) for line in done.stdout.split()]
+    assert len(errors) == 12 and max(errors) < 1e-5
+
+
+NORMALISE = """
+import torch
+from net.channel_norm import ChannelNorm
+
+for channels, height, width in ((34, 5, 7), (68, 33, 20), (3, 1, 1)):
+    x = torch.randn(2, channels, height, width, requires_grad=True)
+    weight, bias = torch.randn(2, channels).unbind()
+    inputs = x, weight.requires_grad_(), bias.requires_grad_()
+    gradient = torch.randn_like(x)
+    results = []
+    for double in (False, True):
+        if double:
+            inputs = [value.detach().double().requires_grad_() for value in inputs]
+            rows = inputs[0].permute(0, 2, 3, 1)
+            result = torch.layer_norm(rows, (channels,), *inputs[1:], 1e-5).permute(0, 3, 1, 2)
+        else:
+            result = ChannelNorm.apply(*inputs, 1e-5)
+        found = torch.autograd.grad(result, inputs, gradient.to(result.dtype))
+        results.append((result, *found))
+    for ours, right in zip(*results, strict=True):
+        print(((ours - right).norm() / (1e-3 + right.norm())).item())
+"""

@@ -80,7 +80,7 @@ def make_training_step(
     network: Callable[..., torch.Tensor] = net
     if replay:
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            network = record(net, [degraded], with_scores=False)
+            network = record(net, [degraded])
 
     def step() -> None:
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
