@@ -122,6 +122,13 @@ def train_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="visit each task equally often, or each degradation, or each image as published",
     )
     group.add_argument(
+        "--variety",
+        type=probability,
+        default=0.0,
+        help="share of the samples made grey, compressed, of other noise, or left undamaged, as "
+        "photographs outside the published sets are",
+    )
+    group.add_argument(
         "--val_images",
         type=natural,
         default=10,

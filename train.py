@@ -70,6 +70,7 @@ OLDER = {  # what versions did that had no such choice
     "clip_norm": None,
     "init": None,
     "synthesized": False,
+    "variety": 0.0,
     **{name: values[0] for name, values in AMPromptIR.choices.items()},
 }
 
@@ -114,6 +115,7 @@ def train(options: Namespace) -> int:
         cache_bytes=min(1e9 * options.cache_gb, MEMORY_SHARE * free_memory(CPU_DEVICE)),
         damaged=found.damaged,
         max_pixels=options.max_pixels,
+        variety=options.variety,
     )
     validation_set = ValidationSet(validation, options.seed, options.max_pixels)
     plan = make_plan(options, machine, training_set)
@@ -227,6 +229,7 @@ def make_restorer(
             "patch_size": options.patch_size,
             "balance": options.balance,
             "synthesized": options.synthesize,
+            "variety": options.variety,
             "init": init,
             "samples_per_step": plan.samples_per_step,
             "epoch_samples": training_set.epoch_samples,

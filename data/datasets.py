@@ -27,6 +27,7 @@ from data.transforms import (
     crop_to_multiple,
     pad_to_size,
 )
+from data.variety import PUBLISHED, Variety, compress, draw_variety, to_grey
 from utils.errors import UserError
 from utils.image_io import MAX_PIXELS, read_image, to_tensor
 
@@ -64,6 +65,7 @@ class TrainingSet(Dataset):
         damaged: images known to be unreadable, and why; the next pair takes the place of theirs,
             as of one that turns out to be so.
         max_pixels: of an image; larger ones are refused, and replaced as well.
+        variety: share of the samples that depart from the published ones (`data.variety`).
     """
 
     def __init__(
@@ -76,10 +78,12 @@ class TrainingSet(Dataset):
         cache_bytes: float = 0,
         damaged: Mapping[Path, str] | None = None,
         max_pixels: int = MAX_PIXELS,
+        variety: float = 0,
     ) -> None:
         self.patch_size = patch_size
         self.seed = seed
         self.balance = balance
+        self.variety = variety
         self.degradations = [entry for entry in DEGRADATIONS if entry.name in pairs]
         self.pairs = [list(pairs[entry.name]) for entry in self.degradations]
         self.epoch_samples = sum(self._samples_of_degradations())
@@ -104,7 +108,9 @@ class TrainingSet(Dataset):
         images = add_map(images, degradation, pair, self._maps)
         images = [pad_to_size(image, self.patch_size) for image in images]
         images = augment(crop_patch(images, self.patch_size, generator), generator)
-        return make_sample(images, degradation, pair, generator)._replace(replaced=replaced)
+        variety = draw_variety(self.variety, generator)
+        sample = make_sample(images, degradation, pair, generator, variety=variety)
+        return sample._replace(replaced=replaced)
 
     def _load(self, pairs: Sequence[Pair], item: int) -> tuple[list[np.ndarray], Pair, str]:
         """The images of a pair or the next one that can be read, the pair, and why it is another.
@@ -261,16 +267,27 @@ def make_sample(
     pair: Pair,
     generator: np.random.Generator | np.random.RandomState,
     rounded: bool = False,
+    variety: Variety = PUBLISHED,
 ) -> Sample:
     """A sample of images as `add_map` gives them; what has no degraded image is degraded here."""
+    if variety.grey:
+        images = [to_grey(image) if image.ndim == 3 else image for image in images]
     clean = images[-1]
-    if degradation.sigma is not None:
-        degraded = add_noise(clean, degradation.sigma, generator, rounded=rounded)
+    if variety.untouched:
+        degraded = clean
+    elif degradation.sigma is not None:
+        channels = clean[..., :1] if variety.grey else clean
+        degraded = add_noise(
+            channels, degradation.sigma * variety.noise, generator, rounded=rounded
+        )
+        degraded = np.broadcast_to(degraded, clean.shape)
     elif pair.degraded is None:
         found = images[0] if len(images) > 1 else None
         degraded = degradation.synthesis.degrade(clean, found, generator)
     else:
         degraded = images[0]
+    if variety.quality is not None:
+        degraded = compress(degraded, variety.quality)
     return Sample(to_tensor(degraded), to_tensor(clean), degradation.name, pair.name)
 
 
