@@ -1,7 +1,9 @@
 """Pairing in every layout, the training stream's repeatability, and both protocols."""
 
 import json
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -13,9 +15,10 @@ from data.datasets import (
     TrainingSet,
     TrainingStream,
     ValidationSet,
+    make_sample,
     split,
 )
-from data.degradations import DEGRADATION_NAMES, TASKS, of_task
+from data.degradations import DEGRADATION_NAMES, DEGRADATIONS, TASKS, of_task
 from data.pairing import (
     DataSet,
     Pair,
@@ -26,6 +29,7 @@ from data.pairing import (
 from data.protocols import iterate_test_set
 from data.samples import build_samples
 from data.transforms import add_noise, augment, crop_patch, crop_to_multiple, pad_to_size
+from data.variety import PUBLISHED, Variety, draw_variety
 from utils.errors import UserError
 from utils.evaluate import measure
 from utils.image_io import list_images, read_image, to_pixels, write_image
@@ -327,3 +331,57 @@ def test_paper_protocol_matches_golden_noise_and_scores(golden):
         means = np.mean(scores, axis=0)
         assert means == pytest.approx((wanted["psnr"], wanted["ssim"]), abs=1e-6)
         assert len(scores) == 68
+
+
+def test_variety_is_a_share_of_the_samples(training_pairs):
+    usual, none, varied, all_varied = (
+        [TrainingSet(training_pairs, 24, seed=0, **share)[n] for n in range(60)]
+        for share in ({}, {"variety": 0}, {"variety": 0.5}, {"variety": 1})
+    )
+
+    def same(one, two):
+        return torch.equal(one.degraded, two.degraded) and torch.equal(one.clean, two.clean)
+
+    assert all(map(same, usual, none))
+    assert not all(map(same, usual, varied)) and not all(map(same, varied, all_varied))
+
+
+def test_varied_samples():
+    photo = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    photo = cv2.GaussianBlur(photo, (0, 0), 5) // (1, 2, 3)  # of one strong colour
+    photo = photo.astype(np.uint8)
+    noise = DEGRADATIONS[1]
+
+    def make(**changes):
+        generator = np.random.default_rng(1)
+        pair = Pair(None, Path("photo.png"))
+        return make_sample([photo], noise, pair, generator, variety=Variety(**changes))
+
+    def level(sample):
+        return 255 * (sample.degraded - sample.clean).std().item()
+
+    usual = make()
+    assert level(usual) == pytest.approx(noise.sigma, rel=0.05)
+    grey = make(grey=True)
+    for image in (grey.degraded, grey.clean):
+        assert torch.equal(image[0], image[1]) and torch.equal(image[0], image[2])
+    assert level(grey) == pytest.approx(noise.sigma, rel=0.05)
+    assert level(make(noise=0.4)) == pytest.approx(0.4 * noise.sigma, rel=0.05)
+    untouched = make(untouched=True)
+    assert torch.equal(untouched.degraded, untouched.clean)
+    assert torch.equal(untouched.clean, usual.clean)
+    compressed = make(quality=50)
+    assert torch.equal(compressed.clean, usual.clean)
+    lost = (compressed.degraded - usual.degraded).abs().mean() * 255
+    assert 2 < lost < noise.sigma  # far more if it exchanged red and blue
+
+
+def test_all_kinds_of_variety_are_drawn():
+    generator = np.random.default_rng(0)
+    drawn = [draw_variety(1, generator) for _ in range(400)]
+    assert PUBLISHED not in drawn
+    assert 150 < sum(one.grey for one in drawn) < 250
+    for kind in ("quality", "untouched", "noise"):
+        changed = [one for one in drawn if getattr(one, kind) != getattr(PUBLISHED, kind)]
+        assert 80 < len(changed) < 160
+    assert len({one.quality for one in drawn}) > 20 and len({one.noise for one in drawn}) > 80

@@ -85,17 +85,21 @@ def test_training_starts_from_it(run_script, train_flags, tmp_path):
 def test_default_is_the_first_there(exported, checkpoint, run_script, fails, photos, monkeypatch):
     folder = exported.parent
     monkeypatch.chdir(folder)
+    monkeypatch.setattr("net.checkpoint.BESIDE_CODE", folder / "code" / "ckpt")
     write_image(folder / "in.png", photos[0])
     flags = ["--input", "in.png", "--output", "out", "--cuda", -1]
     message = fails("demo", *flags)
     assert "none of best.ckpt, am_promptir_small.safetensors" in message and "train.py" in message
     assert message == fails("test", "--cuda", -1)
+    (folder / "code").mkdir()
     for name in reversed(DEFAULTS):
         (folder / "ckpt").mkdir(exist_ok=True)
         shutil.copy(checkpoint if name.endswith("ckpt") else exported, folder / "ckpt" / name)
         assert default_checkpoint().name == name
         result = run_script("demo", *flags)
         assert result.code == 0 and f"ckpt/{name}: am_promptir (tiny)" in result.out
+    (folder / "ckpt").rename(folder / "code" / "ckpt")  # those that come with the code
+    assert default_checkpoint() == folder / "code" / "ckpt" / DEFAULTS[0]
 
 
 def rewrite(path, new, change=lambda text: text, **tensors):
@@ -137,7 +141,7 @@ def test_bad_files(exported, fails, tmp_path):
         "json": "damaged",
         "list": "damaged",
         "other": "made for the network 'resnet'",
-        "huge": "of another shape, first embed.weight",
+        "huge": "width 1048576: expected at most 4096",
         "shape": "1 of another shape, first embed.weight",
         "kind": "1 of another kind of number, first output.weight",
         "gone": "1 missing, first embed.weight",
