@@ -5,10 +5,8 @@ otherwise; it asks nobody for a password. Files and pictures are bounded in size
 of our own, and what was uploaded and made is removed at the latest when the page is closed.
 """
 
-import email.message
 import html
 import os
-import re
 import shutil
 import signal
 import tempfile
@@ -17,6 +15,7 @@ import time
 import uuid
 import warnings
 from argparse import Namespace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,78 +29,18 @@ from options import app_options
 from utils.errors import UserError, run
 from utils.inference import Part
 from utils.pictures import encode, parse_picture
+from utils.uploads import GuardedUploads
 
 TITLE = "AM-PromptIR: restore a picture"
 BLIND = "blind"
 LONGEST_PREVIEW = 1600  # pixels
 KEPT = 3600  # seconds that results stay at least
-UPLOAD_NAME = b"picture"
-MAX_HEADERS = 65_536  # bytes before the content of an uploaded file
-FILE_NAME = re.compile(rb"filename\*?=(\"(?:[^\"\\]|\\.)*\"|[^;\r\n]*)", re.IGNORECASE)
 ENDINGS = {"PNG": "png", "JPEG": "jpg", "MPO": "jpg", "WEBP": "webp", "TIFF": "tif", "BMP": "bmp"}
 CSS = """
 footer {display: none !important}
 #weights .container {padding-top: 1.4em}
 #task label {width: 100%}
 """
-
-
-class NamedUploads:
-    """Middleware that gives every uploaded file a name of ours, before anything is written.
-
-    The body of an upload is held in memory, and refused beyond `max_bytes`.
-    """
-
-    def __init__(self, app: Any, max_bytes: int) -> None:
-        self.app = app
-        self.max_bytes = max_bytes
-
-    async def __call__(self, scope: dict, receive: Any, send: Any) -> None:
-        if scope["type"] != "http" or not scope["path"].rstrip("/").endswith("/upload"):
-            return await self.app(scope, receive, send)
-        headers = dict(scope["headers"])
-        kind = email.message.Message()
-        kind["content-type"] = headers.get(b"content-type", b"").decode("latin-1")
-        boundary = kind.get_boundary()
-        if not boundary:
-            return await _refuse(send, 400, "An upload without a boundary.")
-        body = bytearray()
-        more = True
-        while more:
-            message = await receive()
-            body += message.get("body", b"")
-            more = message.get("more_body", False)
-            if len(body) > self.max_bytes + MAX_HEADERS:
-                words = f"The file is too large; expected at most {self.max_bytes / 1e6:g} MB."
-                return await _refuse(send, 413, words)
-        body = rename_uploads(bytes(body), boundary.encode("latin-1"))
-        headers[b"content-length"] = str(len(body)).encode()
-        told = False
-
-        async def receive_renamed() -> dict:
-            nonlocal told
-            if told:
-                return await receive()
-            told = True
-            return {"type": "http.request", "body": bytes(body), "more_body": False}
-
-        return await self.app({**scope, "headers": [*headers.items()]}, receive_renamed, send)
-
-
-def rename_uploads(body: bytes, boundary: bytes) -> bytes:
-    """A multipart body with another file name in the headers of each part."""
-    parts = body.split(b"--" + boundary)
-    for index, part in enumerate(parts):
-        headers, blank, content = part.partition(b"\r\n\r\n")
-        headers = FILE_NAME.sub(b'filename="' + UPLOAD_NAME + b'"', headers)
-        parts[index] = headers + blank + content
-    return (b"--" + boundary).join(parts)
-
-
-async def _refuse(send: Any, status: int, words: str) -> None:
-    headers = [(b"content-type", b"text/plain"), (b"connection", b"close")]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": words.encode()})
 
 
 def main() -> int:
@@ -116,22 +55,23 @@ def main() -> int:
     trained = load(options.ckpt_name, options.cuda)
     print(f"{trained.description['checkpoint']}: {trained.describe()}", flush=True)
     with tempfile.TemporaryDirectory(prefix="am_promptir_", ignore_cleanup_errors=True) as folder:
-        os.environ["GRADIO_TEMP_DIR"] = folder  # for uploads and previews
-        page = build_page(gradio, trained, options, Path(folder))
-        serve(gradio, page, options)
+        files = Path(folder).resolve()
+        os.environ["GRADIO_TEMP_DIR"] = str(files)  # for uploads and previews
+        serve(gradio, build_page(gradio, trained, options, files), options, files)
     return 0
 
 
-def serve(gradio: Any, page: Any, options: Namespace) -> None:
-    """Show the page until Ctrl-C or SIGTERM. Raises `UserError`."""
+def serve(gradio: Any, page: Any, options: Namespace, folder: Path) -> None:
+    """Show the page until Ctrl-C or SIGTERM, with uploads in `folder`. Raises `UserError`."""
     limit = int(options.max_mb * 1e6)
+    guard = (GuardedUploads, (), {"max_bytes": limit, "folder": folder})
     page.queue(max_size=20)
     try:
         page.launch(
             server_name=options.host,
             server_port=options.port,
             max_file_size=limit,
-            app_kwargs={"middleware": [(NamedUploads, (), {"max_bytes": limit})]},
+            app_kwargs={"middleware": [guard]},
             theme=gradio.themes.Soft(font="system-ui", font_mono="monospace"),
             css=CSS,
             ssr_mode=False,
@@ -161,11 +101,15 @@ def build_page(gradio: Any, trained: Trained, options: Namespace, folder: Path) 
     def answer(
         upload: str | None,
         task: str,
-        strength: float,
+        strength: float | None,
         progress=gradio.Progress(),  # noqa: B008, gradio's way
-    ) -> tuple[Any, Any, Any, str]:
+    ) -> Iterator[tuple[Any, Any, Any, str]]:
+        no_download = gradio.DownloadButton(value=None, interactive=False)
+        yield None, gradio.Label(visible=False), no_download, ""  # nothing of an earlier picture
         if upload is None:
             raise gradio.Error("Choose a picture first.", print_exception=False)
+        if strength is None:
+            raise gradio.Error("Choose a strength from 0 to 1.", print_exception=False)
         progress(0, "reading")
 
         def show(part: Part) -> None:
@@ -189,7 +133,7 @@ def build_page(gradio: Any, trained: Trained, options: Namespace, folder: Path) 
         notes = [f"{width} x {height} pixels, {kind}", *(str(entry.message) for entry in caught)]
         images = tuple(_shrink(image.preview()) for image in (result.before, result.after))
         weights = result.weights
-        return (
+        yield (
             images,
             gradio.Label(weights, visible=weights is not None),
             gradio.DownloadButton(value=str(file), interactive=True),

@@ -1,6 +1,7 @@
 """The page in a browser, end to end; skipped where gradio, selenium or Chromium is missing."""
 
 import asyncio
+import json
 import os
 import shutil
 import signal
@@ -16,9 +17,9 @@ import numpy as np
 import psutil
 import pytest
 
-from app import UPLOAD_NAME, NamedUploads, rename_uploads
 from tests.conftest import ROOT, save_untrained
 from utils.pictures import Picture, read_picture, write_picture
+from utils.uploads import UPLOAD_NAME, GuardedUploads, names_other_files, rename_uploads
 
 PATIENCE = 60  # seconds
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -51,16 +52,34 @@ def test_uploads_are_renamed_whatever_the_header(kind):
         stored.append((await receive())["body"])
 
     async def receive():
-        return {"body": b'--XY\r\na: b; filename="secret"\r\n\r\n--XY--\r\n'}
+        return {
+            "type": "http.request",
+            "body": b'--XY\r\na: b; filename="secret"\r\n\r\n--XY--\r\n',
+        }
 
     async def send(message):
         answers.append(message)
 
     header = (b"content-type", f"multipart/form-data; {kind}".encode())
-    scope = {"type": "http", "path": "/upload", "headers": [header]}
-    asyncio.run(NamedUploads(app, 1000)(scope, receive, send))
+    scope = {"type": "http", "method": "POST", "path": "/upload", "headers": [header]}
+    asyncio.run(GuardedUploads(app, 1000, Path("/uploads"))(scope, receive, send))
     assert not any(b"secret" in body for body in stored)
     assert stored if kind else answers[0]["status"] == 400
+
+
+@pytest.mark.parametrize(
+    "path", ["http://127.0.0.1:1/a.png", "/etc/passwd", "/uploads/../etc/passwd", "a.png", 3, ["/"]]
+)
+def test_requests_name_uploads_alone(path):
+    folder = Path("/uploads")
+
+    def body(path):
+        return json.dumps({"data": [{"path": path, "meta": {}}, "blind", 1]}).encode()
+
+    assert names_other_files(body(path), folder)
+    assert names_other_files(body(path).replace(b"path", b"p\\u0061th"), folder)
+    assert not names_other_files(body("/uploads/1f/picture"), folder)
+    assert not names_other_files(b'{"data": [null, "blind", 1]}', folder)
 
 
 def test_without_gradio_and_wrong_flags(fails, monkeypatch):
@@ -180,6 +199,25 @@ def test_large_uploads_are_refused(page):
         assert code == expected
 
 
+@pytest.mark.parametrize("where", ["queue/join", "run/answer", "api/answer", "call/answer"])
+def test_no_address_is_fetched(where, page):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(1)
+        address = f"http://127.0.0.1:{server.getsockname()[1]}/a.png"
+        file = {"path": address, "meta": {"_type": "gradio.FileData"}}
+        body = {"data": [file, "blind", 1], "fn_index": 1, "session_hash": "a", "trigger_id": 1}
+        request = urllib.request.Request(
+            f"{page[0]}/gradio_api/{where}",
+            json.dumps(body).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(request)
+        assert refused.value.code == 400 and b"upload it first" in refused.value.read()
+        with pytest.raises(TimeoutError):
+            server.accept()
+
+
 def test_picture_is_restored(page, browser, photos, tmp_path):
     colours = photos[0].astype(np.uint16) * 257
     picture = Picture(colours, np.full(colours.shape[:2], 30_000, np.uint16))
@@ -206,7 +244,7 @@ def test_picture_is_restored(page, browser, photos, tmp_path):
     (derain,) = (e for e in find(browser, "#task label") if "(derain)" in e.text)
     derain.click()
     restore(browser)
-    wait(lambda: not shown(browser, "#weights"))
+    wait(lambda: shown(browser, "#notes") and not shown(browser, "#weights"))
 
 
 @pytest.mark.parametrize(
@@ -228,6 +266,8 @@ def test_what_is_no_picture_is_refused(name, words, page, browser, tmp_path):
     upload(browser, path)
     restore(browser)
     wait(lambda: words in shown(browser, ".toast-body"))
+    assert not find(browser, "#result img") and not shown(browser, "#notes")  # of the one before
+    assert find(browser, "#download[disabled]")
     closing = "document.querySelectorAll('.toast-close').forEach(button => button.click())"
     browser.execute_script(closing)  # of those that have not gone by themselves
 
