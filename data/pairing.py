@@ -25,15 +25,15 @@ FOLDER_PAIRS = (
 )
 
 # how a degraded image's stem becomes its clean partner's; the first that exists is taken
+SAME_NAME = ((r"(.+)", r"\1"),)  # of the tasks that have no rules
 NAME_RULES = {
-    "denoise": ((r"(.+)", r"\1"),),
     "derain": (
-        (r"(.+)", r"\1"),
+        *SAME_NAME,
         (r"rain(.*)", r"norain\1"),
         (r"(\d+)_\d+", r"\1"),  # rainy variants of a numbered scene
         (r"(.+)_rain\d+", r"\1"),  # those that scripts.synthesize writes
     ),
-    "dehaze": ((r"(.+)", r"\1"), (r"([^_]+)_.+", r"\1")),
+    "dehaze": (*SAME_NAME, (r"([^_]+)_.+", r"\1")),
 }
 FLAT_DEGRADED = {"derain": r"rain.*", "dehaze": r"[^_]+_.+"}  # both kinds in one folder
 BSD_PREFIX = "a"  # published denoise lists write a117025.jpg for 117025.jpg
@@ -178,7 +178,8 @@ def _find_pairs(folder: Path, top: Path, task: Task, depth: int) -> Iterable[Dat
                 )
             return
     images = list_images(folder)
-    inputs = [path for path in images if re.fullmatch(FLAT_DEGRADED[task.name], path.stem)]
+    flat = FLAT_DEGRADED.get(task.name)
+    inputs = [path for path in images if flat and re.fullmatch(flat, path.stem)]
     if inputs:
         targets = sorted(set(images) - set(inputs))
         yield DataSet(_name(folder, top), match_pairs(inputs, targets, task, folder, folder))
@@ -215,7 +216,7 @@ def match_pairs(
     for path in inputs:
         stems = [
             re.sub(pattern, replacement, path.stem)
-            for pattern, replacement in NAME_RULES[task.name]
+            for pattern, replacement in NAME_RULES.get(task.name, SAME_NAME)
             if re.fullmatch(pattern, path.stem)
         ]
         found = next((by_stem[stem] for stem in stems if stem in by_stem), [])

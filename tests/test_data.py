@@ -55,6 +55,7 @@ LAYOUTS = [
     (DEHAZE, "input/0001_0.8_0.2.jpg", "target/0001.png"),
     (DEHAZE, "input/0001.jpg", "target/0001.png"),
     (DEHAZE, "0001_0.8_0.2.jpg", "0001.png"),
+    (DERAIN._replace(name="a task without rules"), "input/1.png", "target/1.png"),
 ]
 
 

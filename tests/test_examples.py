@@ -79,6 +79,7 @@ def test_documented_degradation(train_flags, test_flags, photos, tmp_path):
     write_image(copy / "photo.jpg", photos[0])
     train, blind, named, demo = re.findall(r"^python .*$", text, re.MULTILINE)
     run(train, *train_flags, "--max_steps=1")
+    assert (copy / "dejpeg" / "best.ckpt").is_file()
     run(blind, *test_flags)
     run(named, *test_flags)
     for knowledge in ("blind", "named"):
