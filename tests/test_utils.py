@@ -7,14 +7,20 @@ import signal
 
 import numpy as np
 import pytest
+import skimage.data
 import torch
 from skimage.color import rgb2ycbcr
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import nn
 
+from data.samples import degrade
+from data.transforms import add_noise
+from net.checkpoint import SHIPPED, load_network
+from tests.conftest import ROOT
 from utils import callbacks, inference
 from utils.devices import choose_machine
 from utils.finite import FiniteSteps
+from utils.image_io import to_tensor
 from utils.inference import restore
 from utils.losses import charbonnier, spectral_l1
 from utils.metrics import psnr, psnr_y, ssim
@@ -125,6 +131,25 @@ def test_tiles_leave_no_seams(size, monkeypatch):
     monkeypatch.setattr(net, "forward", identity)
     assert torch.allclose(restore(net, flat, tile=64), flat, atol=1e-6)
     assert torch.allclose(restore(net, image, tile=64), image, atol=1e-6)
+
+
+@pytest.mark.parametrize("degradation", ["denoise_25", "derain"])
+def test_seams_cost_nothing_with_trained_weights(degradation):
+    """Haze is another matter: it is told from the whole picture (PERFORMANCE.md)."""
+    net = load_network(ROOT / "ckpt" / SHIPPED[0]).net
+    photo = skimage.data.chelsea()
+    if degradation == "derain":
+        degraded = degrade(photo, degradation, np.random.default_rng(6))
+    else:
+        degraded = add_noise(photo, 25, np.random.default_rng(0))
+    clean, degraded = to_tensor(photo), to_tensor(degraded)
+    parts = []
+    whole = restore(net, degraded)
+    tiled = restore(net, degraded, tile=256, on_part=parts.append)
+    assert len(parts) == 6
+    before, after = (-10 * (image - clean).square().mean().log10() for image in (whole, tiled))
+    assert after - -10 * (degraded - clean).square().mean().log10() > 10  # it does restore
+    assert abs(before - after) < 0.05
 
 
 def test_automatic_tile_follows_free_memory(monkeypatch):
