@@ -1,4 +1,4 @@
-"""The notebook and the worked example of the documentation do what they say."""
+"""The notebook, the documentation's worked example and the robustness table do what they say."""
 
 import json
 import re
@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from net.checkpoint import default_checkpoint
@@ -98,3 +99,21 @@ def test_documented_degradation(train_flags, test_flags, photos, tmp_path):
     run(blind, *test_flags, "--ckpt_name", old)
     refused = run(named, *test_flags, "--ckpt_name", old, code=2)
     assert "knows only denoise_15" in refused.stderr and "not dejpeg" in refused.stderr
+
+
+def test_robustness(run_script, fails, photos, tmp_path):
+    checkpoint = save_untrained(tmp_path / "tiny.ckpt")
+    for index, photo in enumerate(photos[:2]):
+        write_image(tmp_path / "photos" / f"{index}.png", photo)
+    flags = ["--ckpt_name", checkpoint, "--cuda", -1, "--clean"]
+    result = run_script("scripts/robustness", *flags, tmp_path / "photos")
+    assert result.code == 0, result.err
+    figures = json.loads(result.out.splitlines()[-1])["figures"]
+    for name, sigma in (("noise 10", 10), ("noise 60", 60), ("noise 25, grey", 25)):
+        for before, after in figures[name]:
+            assert 5 < after < 60
+            assert before == pytest.approx(20 * np.log10(255 / sigma), abs=2.5)  # it is clipped
+    assert [before for before, _ in figures["clean"]] == [None, None]
+    for name in ("rain", "haze"):
+        assert all(before < 21 for before, _ in figures[f"{name} and noise 25"])
+    assert "no pictures" in fails("scripts/robustness", *flags, tmp_path)
