@@ -37,9 +37,10 @@ from data.pairing import (
 )
 from data.scenes import TEST_SCENES, describe_overlaps, leave_out
 from net import AMPromptIR
-from net.checkpoint import Trained, load_network, read_checkpoint
+from net.checkpoint import Trained, load_network
 from net.complexity import count_parameters
 from net.restorer import Restorer
+from net.resumable import read_run
 from net.text import embed
 from options import name_configuration, network_arguments, train_options
 from utils.callbacks import (
@@ -285,9 +286,6 @@ def continue_restorer(
     Raises:
         UserError: the flags would not continue that run.
     """
-    missing = [key for key in ("optimizer_states", "loops", "global_step") if key not in content]
-    if missing:
-        raise UserError(f"--resume {start}: holds no {missing[0]}, only weights to test with")
     before = content["hyper_parameters"]
     restorer = make_restorer(options, plan, training_set, before)
     check_same_run(start, before, dict(restorer.hparams))
@@ -362,12 +360,12 @@ def make_trainer(
 def find_start(
     options: Namespace, saved: list[Path]
 ) -> tuple[Path, dict[str, Any]] | tuple[None, None]:
-    """The checkpoint to go on from and its content; of `saved` the first that is whole.
+    """The checkpoint to go on from and its content; of `saved` the first that is good for that.
 
     None and None for a new run.
 
     Raises:
-        UserError: a run is there, and is not to be gone on with; or none of its files is whole.
+        UserError: a run is there, and is not to be gone on with; or none of its files will do.
     """
     there = [path for path in saved if path.exists()]
     for path in there:
@@ -376,13 +374,13 @@ def find_start(
     if options.resume == "auto":
         for path in there:
             try:
-                return path, read_checkpoint(path)
+                return path, read_run(path)
             except UserError as error:
                 warnings.warn(f"{error}; passed over", stacklevel=2)
         if there:
             raise UserError(
                 f"--resume: none of {', '.join(path.name for path in there)} in "
-                f"{options.ckpt_dir} can be read; copy one there, or start a new run"
+                f"{options.ckpt_dir} can be gone on with; copy one there, or start a new run"
             )
         return None, None
     start = Path(options.resume) if options.resume else None
@@ -391,13 +389,13 @@ def find_start(
             f"{there[0]}: a run is already there; give --resume to go on with it, or another "
             "--ckpt_dir for a new one"
         )
-    return (start, read_checkpoint(start)) if start else (None, None)
+    return (start, read_run(start)) if start else (None, None)
 
 
 def is_whole(path: Path) -> bool:
-    """Whether there is a checkpoint that can be read."""
+    """Whether there is a checkpoint that a run can be gone on with from."""
     try:
-        read_checkpoint(path)
+        read_run(path)
     except UserError:
         return False
     return True
