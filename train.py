@@ -287,6 +287,8 @@ def continue_restorer(
         UserError: the flags would not continue that run.
     """
     before = content["hyper_parameters"]
+    if options.init:
+        check_same_init(start, before, options.init)
     restorer = make_restorer(options, plan, training_set, before)
     check_same_run(start, before, dict(restorer.hparams))
     return restorer, content["global_step"]
@@ -516,6 +518,27 @@ def check_same_run(path: Path, before: dict[str, Any], now: dict[str, Any]) -> N
             f"--resume {path}: that run, of an older version, did not save {', '.join(unknown)}; "
             "it goes on the same only if flags and data are those it was started with",
             stacklevel=1,
+        )
+
+
+def check_same_init(path: Path, before: dict[str, Any], init: Path) -> None:
+    """Raise `UserError` if the run that a checkpoint holds was not started from these weights.
+
+    If they are not there any more, that is warned of: the run goes on without them.
+    """
+    had = before.get("run", {}).get("init")
+    try:
+        given = load_network(init).description["sha256"]
+    except UserError as error:
+        if not had:
+            raise
+        warnings.warn(f"--init {error}; that run goes on without it", stacklevel=1)
+        return
+    if had != given:
+        started = f"from weights of sha256 {had:.12}" if had else "without --init"
+        raise UserError(
+            f"--resume {path}: that run was started {started}, but --init {init} is of sha256 "
+            f"{given:.12}; leave --init out to go on with that run, or start a new one"
         )
 
 
