@@ -14,6 +14,7 @@ import warnings
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, NamedTuple
 
 import lightning as L
@@ -52,7 +53,7 @@ from utils.callbacks import (
     SampleImages,
 )
 from utils.checkpoints import WholeCheckpoints, remove_unfinished
-from utils.devices import Machine, choose_machine
+from utils.devices import Machine, choose_machine, is_for_want_of_memory
 from utils.errors import UserError, run
 from utils.finite import FiniteSteps
 from utils.image_io import FULL, write_error, write_whole
@@ -95,7 +96,16 @@ def main() -> int:
     options = train_options()
     quieten_libraries()
     with hold_folder(options.ckpt_dir):
-        return train(options)
+        try:
+            return train(options)
+        except (MemoryError, RuntimeError) as error:
+            if not is_for_want_of_memory(error):
+                raise
+            raise UserError(
+                f"out of memory ({shorten(str(error) or 'MemoryError', 200)}): expected room for "
+                f"--batch_size {options.batch_size} patches of --patch_size {options.patch_size}; "
+                "give a smaller one of them (--accumulate makes a step of several small batches)"
+            ) from error
 
 
 def train(options: Namespace) -> int:
