@@ -6,6 +6,7 @@ Nothing is parsed at import.
 import argparse
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,7 +17,8 @@ from data.degradations import ALL_TASKS_MODE, CLEAN, DEGRADATION_NAMES, DEGRADAT
 from data.pairing import DataSet, describe_layout, find_data_sets
 from data.protocols import PROTOCOLS
 from net import BASELINES, NETWORKS, AMPromptIR
-from net.checkpoint import DEFAULTS
+from net.checkpoint import DEFAULTS, WIDEST
+from net.resumable import MOST_STEPS
 from net.text import CLIP_PRETRAINED
 from utils.devices import CPU
 from utils.errors import UserError
@@ -27,6 +29,13 @@ DEFAULT_CHECKPOINT_HELP = f"without it the first there of {', '.join(DEFAULTS)}"
 TRAINABLE = [name for name, network in NETWORKS.items() if network.trainable]
 PRECISIONS = ("auto", "bf16", "fp32")
 LARGEST_EXPANSION = 100
+LARGEST = 2**63 - 1  # whole number that PyTorch takes
+LARGEST_FLOAT = 1e30  # of rates and weights, which 32 bits hold
+LARGEST_PATCH = 2**13  # pixels a side
+MOST_PATCHES = 2**16  # in a batch
+MOST_BATCHES = 2**16  # in a step
+MOST_EPOCHS = 10**6
+MOST_WORKERS = 1024
 
 
 class Parser(argparse.ArgumentParser):
@@ -63,7 +72,11 @@ def train_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default="paper",
         help="its size",
     )
-    group.add_argument("--width", type=positive, help="channels, other than the configuration's")
+    group.add_argument(
+        "--width",
+        type=partial(positive, most=WIDEST),
+        help="channels, other than the configuration's",
+    )
     group.add_argument(
         "--expansion",
         type=positive_float,
@@ -87,7 +100,7 @@ def train_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     group.add_argument(
         "--init",
-        type=Path,
+        type=path,
         metavar="FILE",
         help="start from the weights of a checkpoint of the same network (fine-tuning): a path, or "
         "a name inside ckpt/",
@@ -114,7 +127,12 @@ def train_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="decode every image before training and end if one cannot be read; without it the "
         "next image takes its place, with a warning",
     )
-    group.add_argument("--patch_size", type=positive, default=128, help="pixels, a multiple of 8")
+    group.add_argument(
+        "--patch_size",
+        type=partial(positive, most=LARGEST_PATCH),
+        default=128,
+        help="pixels, a multiple of 8",
+    )
     group.add_argument(
         "--balance",
         choices=BALANCES,
@@ -136,7 +154,7 @@ def train_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     group.add_argument(
         "--num_workers",
-        type=natural,
+        type=partial(natural, most=MOST_WORKERS),
         default=min(16, os.cpu_count() or 1),
         help="processes that load images",
     )
@@ -148,16 +166,30 @@ def train_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
 
     group = parser.add_argument_group("optimization")
-    group.add_argument("--epochs", type=positive, default=120, help="length of the run")
-    group.add_argument("--max_steps", type=positive, help="end after so many optimizer steps")
+    group.add_argument(
+        "--epochs", type=partial(positive, most=MOST_EPOCHS), default=120, help="length of the run"
+    )
+    group.add_argument(
+        "--max_steps",
+        type=partial(positive, most=MOST_STEPS),
+        help="end after so many optimizer steps",
+    )
     group.add_argument(
         "--max_minutes",
         type=positive_float,
         help="end after so much time, counted from the end of the first step",
     )
-    group.add_argument("--batch_size", type=positive, default=18, help="patches a batch and GPU")
     group.add_argument(
-        "--accumulate", type=positive, default=1, help="batches whose gradients make one step"
+        "--batch_size",
+        type=partial(positive, most=MOST_PATCHES),
+        default=18,
+        help="patches a batch and GPU",
+    )
+    group.add_argument(
+        "--accumulate",
+        type=partial(positive, most=MOST_BATCHES),
+        default=1,
+        help="batches whose gradients make one step",
     )
     group.add_argument("--lr", type=positive_float, default=2e-4, help="peak learning rate")
     group.add_argument(
@@ -213,10 +245,11 @@ def train_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
     group = parser.add_argument_group("checkpoints and logs")
     group.add_argument(
-        "--ckpt_dir", type=Path, default=Path("ckpt"), help="folder of the run: last.ckpt, ..."
+        "--ckpt_dir", type=path, default=Path("ckpt"), help="folder of the run: last.ckpt, ..."
     )
     group.add_argument(
         "--resume",
+        type=not_empty,
         nargs="?",
         const="auto",
         metavar="PATH",
@@ -331,7 +364,7 @@ def test_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--ckpt_name",
-        type=Path,
+        type=path,
         nargs="+",
         metavar="FILE",
         help="checkpoints: paths, or names inside ckpt/; several make one table; "
@@ -345,7 +378,7 @@ def test_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_test_flags(parser)
     _add_trust_flags(parser)
     parser.add_argument(
-        "--output_path", type=Path, default=Path("output"), help="folder for images and figures"
+        "--output_path", type=path, default=Path("output"), help="folder for images and figures"
     )
     _add_compare_flag(parser, "degraded, restored and clean")
     parser.add_argument("--seed", type=natural, default=0, help="of the noise under protocol clean")
@@ -364,7 +397,7 @@ def demo_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="pictures, folders of them (with those inside), or patterns such as 'photos/*.jpg'; "
         "- for a list of pictures on standard input, one a line",
     )
-    parser.add_argument("--output", type=Path, default=Path("output"), help="folder for the result")
+    parser.add_argument("--output", type=path, default=Path("output"), help="folder for the result")
     saying = parser.add_mutually_exclusive_group()
     saying.add_argument(
         "--task", choices=DEGRADATION_NAMES, help="what is wrong; without it the network decides"
@@ -383,7 +416,7 @@ def demo_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     _add_pixels_flag(parser)
     parser.add_argument(
         "--ckpt_name",
-        type=Path,
+        type=path,
         metavar="FILE",
         help="checkpoint: a path, or a name inside ckpt/; " + DEFAULT_CHECKPOINT_HELP,
     )
@@ -396,7 +429,7 @@ def app_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = Parser("A page to restore pictures on, for a browser.")
     parser.add_argument(
         "--ckpt_name",
-        type=Path,
+        type=path,
         metavar="FILE",
         help="checkpoint: a path, or a name inside ckpt/; " + DEFAULT_CHECKPOINT_HELP,
     )
@@ -419,13 +452,13 @@ def add_training_flags(parser) -> None:
     for task in TASKS:
         parser.add_argument(
             f"--{task.name}_dir",
-            type=Path,
+            type=path,
             default=_default_folder(f"{task.name}_dir", task),
             help=f"training images to {task.name}",
         )
     parser.add_argument(
         "--data_file_dir",
-        type=Path,
+        type=path,
         help="folder of published lists (noisy/denoise.txt, ...); without it every image is used",
     )
 
@@ -435,7 +468,7 @@ def add_test_flags(parser) -> None:
     for task in TASKS:
         parser.add_argument(
             f"--{task.name}_path",
-            type=Path,
+            type=path,
             default=_default_folder(f"{task.name}_path", task),
             help=f"a {task.name} test set, or a folder of them",
         )
@@ -465,15 +498,29 @@ def _default_folder(flag: str, task: Task) -> Path:
     return next((top / name for name in names if (top / name).is_dir()), top / names[0])
 
 
-def positive(text: str) -> int:
-    """A whole number above 0."""
-    return _number(int, text, lambda value: value > 0, "a whole number above 0")
+def path(text: str) -> Path:
+    """A path, which an empty text is not: it would be the current folder."""
+    return Path(not_empty(text))
 
 
-def natural(text: str) -> int:
-    """A whole number, 0 or above."""
-    expected = "a whole number, 0 or above (and below 2**63)"
-    return _number(int, text, lambda value: 0 <= value < 2**63, expected)
+def not_empty(text: str) -> str:
+    """Any text but an empty one."""
+    if not text:
+        raise argparse.ArgumentTypeError("'': expected a text that is not empty")
+    return text
+
+
+def positive(text: str, most: int = LARGEST) -> int:
+    """A whole number above 0, and at most `most`."""
+    expected = f"a whole number above 0 (and at most {most})"
+    return _number(int, text, lambda value: 0 < value <= most, expected)
+
+
+def natural(text: str, most: int = LARGEST) -> int:
+    """A whole number from 0 to `most`."""
+    bound = "below 2**63" if most == LARGEST else f"at most {most}"
+    expected = f"a whole number, 0 or above (and {bound})"
+    return _number(int, text, lambda value: 0 <= value <= most, expected)
 
 
 def port(text: str) -> int:
@@ -487,13 +534,15 @@ def gpu_index(text: str) -> int:
 
 
 def weight(text: str) -> float:
-    """A number, 0 or above."""
-    return _number(float, text, lambda value: 0 <= value < float("inf"), "a number, 0 or above")
+    """A number from 0 to `LARGEST_FLOAT`."""
+    expected = f"a number, 0 or above (and at most {LARGEST_FLOAT:g})"
+    return _number(float, text, lambda value: 0 <= value <= LARGEST_FLOAT, expected)
 
 
 def positive_float(text: str) -> float:
-    """A number above 0."""
-    return _number(float, text, lambda value: 0 < value < float("inf"), "a number above 0")
+    """A number above 0, and at most `LARGEST_FLOAT`."""
+    expected = f"a number above 0 (and at most {LARGEST_FLOAT:g})"
+    return _number(float, text, lambda value: 0 < value <= LARGEST_FLOAT, expected)
 
 
 def probability(text: str) -> float:
@@ -522,6 +571,7 @@ def _number(kind, text, accept, expected):
 def _add_clip_flags(parser) -> None:
     parser.add_argument(
         "--clip_pretrained",
+        type=not_empty,
         default=CLIP_PRETRAINED,
         metavar="TAG|FILE",
         help="open_clip tag of ViT-B-32 weights, or a local weights file",

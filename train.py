@@ -14,6 +14,7 @@ import warnings
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, NamedTuple
 
 import lightning as L
@@ -37,9 +38,10 @@ from data.pairing import (
 )
 from data.scenes import TEST_SCENES, describe_overlaps, leave_out
 from net import AMPromptIR
-from net.checkpoint import Trained, load_network, read_checkpoint
+from net.checkpoint import Trained, load_network
 from net.complexity import count_parameters
 from net.restorer import Restorer
+from net.resumable import read_run
 from net.text import embed
 from options import name_configuration, network_arguments, train_options
 from utils.callbacks import (
@@ -51,7 +53,7 @@ from utils.callbacks import (
     SampleImages,
 )
 from utils.checkpoints import WholeCheckpoints, remove_unfinished
-from utils.devices import Machine, choose_machine
+from utils.devices import Machine, choose_machine, is_for_want_of_memory
 from utils.errors import UserError, run
 from utils.finite import FiniteSteps
 from utils.image_io import FULL, write_error, write_whole
@@ -94,7 +96,16 @@ def main() -> int:
     options = train_options()
     quieten_libraries()
     with hold_folder(options.ckpt_dir):
-        return train(options)
+        try:
+            return train(options)
+        except (MemoryError, RuntimeError) as error:
+            if not is_for_want_of_memory(error):
+                raise
+            raise UserError(
+                f"out of memory ({shorten(str(error) or 'MemoryError', 200)}): expected room for "
+                f"--batch_size {options.batch_size} patches of --patch_size {options.patch_size}; "
+                "give a smaller one of them (--accumulate makes a step of several small batches)"
+            ) from error
 
 
 def train(options: Namespace) -> int:
@@ -285,10 +296,9 @@ def continue_restorer(
     Raises:
         UserError: the flags would not continue that run.
     """
-    missing = [key for key in ("optimizer_states", "loops", "global_step") if key not in content]
-    if missing:
-        raise UserError(f"--resume {start}: holds no {missing[0]}, only weights to test with")
     before = content["hyper_parameters"]
+    if options.init:
+        check_same_init(start, before, options.init)
     restorer = make_restorer(options, plan, training_set, before)
     check_same_run(start, before, dict(restorer.hparams))
     return restorer, content["global_step"]
@@ -362,12 +372,12 @@ def make_trainer(
 def find_start(
     options: Namespace, saved: list[Path]
 ) -> tuple[Path, dict[str, Any]] | tuple[None, None]:
-    """The checkpoint to go on from and its content; of `saved` the first that is whole.
+    """The checkpoint to go on from and its content; of `saved` the first that is good for that.
 
     None and None for a new run.
 
     Raises:
-        UserError: a run is there, and is not to be gone on with; or none of its files is whole.
+        UserError: a run is there, and is not to be gone on with; or none of its files will do.
     """
     there = [path for path in saved if path.exists()]
     for path in there:
@@ -376,13 +386,13 @@ def find_start(
     if options.resume == "auto":
         for path in there:
             try:
-                return path, read_checkpoint(path)
+                return path, read_run(path)
             except UserError as error:
                 warnings.warn(f"{error}; passed over", stacklevel=2)
         if there:
             raise UserError(
                 f"--resume: none of {', '.join(path.name for path in there)} in "
-                f"{options.ckpt_dir} can be read; copy one there, or start a new run"
+                f"{options.ckpt_dir} can be gone on with; copy one there, or start a new run"
             )
         return None, None
     start = Path(options.resume) if options.resume else None
@@ -391,13 +401,13 @@ def find_start(
             f"{there[0]}: a run is already there; give --resume to go on with it, or another "
             "--ckpt_dir for a new one"
         )
-    return (start, read_checkpoint(start)) if start else (None, None)
+    return (start, read_run(start)) if start else (None, None)
 
 
 def is_whole(path: Path) -> bool:
-    """Whether there is a checkpoint that can be read."""
+    """Whether there is a checkpoint that a run can be gone on with from."""
     try:
-        read_checkpoint(path)
+        read_run(path)
     except UserError:
         return False
     return True
@@ -518,6 +528,27 @@ def check_same_run(path: Path, before: dict[str, Any], now: dict[str, Any]) -> N
             f"--resume {path}: that run, of an older version, did not save {', '.join(unknown)}; "
             "it goes on the same only if flags and data are those it was started with",
             stacklevel=1,
+        )
+
+
+def check_same_init(path: Path, before: dict[str, Any], init: Path) -> None:
+    """Raise `UserError` if the run that a checkpoint holds was not started from these weights.
+
+    If they are not there any more, that is warned of: the run goes on without them.
+    """
+    had = before.get("run", {}).get("init")
+    try:
+        given = load_network(init).description["sha256"]
+    except UserError as error:
+        if not had:
+            raise
+        warnings.warn(f"--init {error}; that run goes on without it", stacklevel=1)
+        return
+    if had != given:
+        started = f"from weights of sha256 {had:.12}" if had else "without --init"
+        raise UserError(
+            f"--resume {path}: that run was started {started}, but --init {init} is of sha256 "
+            f"{given:.12}; leave --init out to go on with that run, or start a new one"
         )
 
 

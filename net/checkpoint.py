@@ -171,7 +171,7 @@ def _check_ours(path: Path, content: Any) -> None:
 
 def _load_ours(path: Path, content: dict[str, Any], arguments: dict[str, Any]) -> Trained:
     try:
-        _check_types(content["global_step"], arguments)
+        check_types(content["global_step"], arguments)
         weights = content["state_dict"]
         names = [name for name in weights if name.startswith(PREFIX)]
         weights = {name.removeprefix(PREFIX): weights[name] for name in names}
@@ -228,14 +228,25 @@ def _load_published(path: Path, content: Any, network: str) -> Trained:
 def _build(
     network: type[RestorationNetwork], arguments: Mapping[str, Any], weights: Mapping[str, Tensor]
 ) -> RestorationNetwork:
-    """A network with these weights, which are compared with it before it takes any memory.
+    """A network with these weights. Raises `ValueError` as `check_weights`."""
+    check_weights(network, arguments, weights)
+    net = network(**arguments)
+    net.load_state_dict(weights)  # copies, and so widens half precision
+    return net
+
+
+def check_weights(
+    network: type[RestorationNetwork], arguments: Mapping[str, Any], weights: Mapping[str, Tensor]
+) -> RestorationNetwork:
+    """The network, which takes no memory yet (device meta), that these weights fit.
 
     Raises:
         ValueError: the first weight that does not fit, and how many do not.
     """
     _check_extent(arguments, len(weights))
     with torch.device("meta"):
-        expected = network(**arguments).state_dict()
+        empty = network(**arguments)
+    expected = empty.state_dict()
     shared = [name for name in expected if name in weights]
     faults = {
         "missing": [name for name in expected if name not in weights],
@@ -248,12 +259,10 @@ def _build(
     found = [f"{len(names)} {fault}, first {names[0]}" for fault, names in faults.items() if names]
     if found:
         raise ValueError("; ".join(found))
-    net = network(**arguments)
-    net.load_state_dict(weights)  # copies, and so widens half precision
-    return net
+    return empty
 
 
-def _check_types(steps: Any, arguments: Mapping[str, Any]) -> None:
+def check_types(steps: Any, arguments: Mapping[str, Any]) -> None:
     """Raises `ValueError` for what later lines take for granted."""
     if not isinstance(steps, int) or steps < 0:
         raise ValueError(f"global_step {steps!r}: expected a number of steps")

@@ -51,7 +51,22 @@ def changed(checkpoint, path, **hyper_parameters):
         ("train", ["--max_step", "1"], "unrecognized arguments: --max_step"),
         ("test", ["--cuda=-2"], "-1 for the CPU"),
         ("train", ["--expansion", "0.001"], "--expansion 0.001: expected a number from 1/24"),
-        ("train", ["--expansion", "1e300"], "expected a number from 1/24"),
+        ("train", ["--expansion", "1e30"], "expected a number from 1/24"),
+        ("train", ["--num_workers", "100000"], "at most 1024"),
+        ("train", ["--lr", "1e300"], "above 0 (and at most 1e+30)"),
+        ("train", ["--fft_weight", "1e300"], "0 or above (and at most 1e+30)"),
+        ("train", ["--batch_size", str(10**30)], "at most 65536"),
+        ("train", ["--accumulate", str(10**30)], "at most 65536"),
+        ("train", ["--patch_size", "100000"], "at most 8192"),
+        ("train", ["--width", "1000000"], "at most 4096"),
+        ("train", ["--epochs", str(10**30)], "at most 1000000"),
+        ("train", ["--max_steps", str(10**30)], "at most 1000000000"),
+        ("train", ["--seed", str(10**40)], "below 2**63"),
+        ("train", ["--save_every", str(10**40)], f"at most {2**63 - 1}"),
+        ("train", ["--init", ""], "--init: '': expected a text"),
+        ("train", ["--ckpt_dir", ""], "--ckpt_dir: '': expected a text"),
+        ("train", ["--resume", ""], "--resume: '': expected a text"),
+        ("test", ["--output_path", ""], "--output_path: '': expected a text"),
         ("test", ["--network", "am_promptir", "--named"], "choose from"),
         ("test", ["--mode", "4"], "4"),
         ("test", ["--mode", "rain"], "rain"),
@@ -143,6 +158,35 @@ def test_patch_larger_than_the_images_is_warned_of_once(run_script, train_flags,
     result = run_script("train", *train_flags, *flags, "--ckpt_dir", tmp_path)
     assert result.code == 0, result.err
     assert result.err.count("smaller than the patch") == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.\nSee the manual"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 20 bytes"),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 20 bytes"),
+        MemoryError(),
+    ],
+)
+def test_out_of_memory(error, fails, train_flags, tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise error
+
+    monkeypatch.setattr("net.restorer.Restorer.training_step", fail)
+    message = fails("train", *train_flags, "--de_type", "derain", "--ckpt_dir", tmp_path / "run")
+    assert "error: out of memory (" in message
+    assert "--batch_size 2 patches of --patch_size 16; give a smaller" in message
+    assert "--accumulate" in message
+
+
+def test_other_errors_of_the_runtime_stay_visible(run_script, train_flags, tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("net.restorer.Restorer.training_step", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        run_script("train", *train_flags, "--de_type", "derain", "--ckpt_dir", tmp_path / "run")
 
 
 class Malicious:

@@ -176,6 +176,114 @@ def test_damaged_checkpoint_is_passed_over(damage, folder, flags, fails, run_scr
     assert steps(folder / "last.ckpt") == 4 and steps(folder / "previous.ckpt") == 3
 
 
+def without(*keys):
+    """Takes a value out of a checkpoint."""
+
+    def corrupt(content):
+        for key in keys[:-1]:
+            content = content[key]
+        del content[keys[-1]]
+
+    return corrupt
+
+
+def put(value, *keys):
+    """Puts a value into a checkpoint, in place of another."""
+
+    def corrupt(content):
+        for key in keys[:-1]:
+            content = content[key]
+        content[keys[-1]] = value
+
+    return corrupt
+
+
+WEIGHT = "net.embed.weight"
+FIT, OPTIMIZER = ("loops", "fit_loop"), ("optimizer_states", 0)
+STEPS = (*FIT, "epoch_loop.automatic_optimization.optim_progress", "optimizer", "step", "total")
+CORRUPTIONS = [
+    *[
+        (without(key), f"holds no {key}, only weights to test with")
+        for key in ("optimizer_states", "loops", "global_step")
+    ],
+    *[
+        (without(key), f"no '{key}'")
+        for key in (
+            "state_dict",
+            "current_model_state",
+            "averaging_state",
+            "lr_schedulers",
+            "callbacks",
+            "pytorch-lightning_version",
+        )
+    ],
+    (without("hyper_parameters"), "names no network"),
+    (without("hyper_parameters", "text_encoder"), "no 'text_encoder'"),
+    (without("hyper_parameters", "network_arguments"), "no 'network_arguments'"),
+    (put([1], "hyper_parameters", "run"), "run [1], expected a dict"),
+    (put(torch.ones(2), "hyper_parameters", "rate"), "expected numbers, texts"),
+    (put("new", "pytorch-lightning_version"), "'new', expected 2.0 or later"),
+    *[(put(step, "global_step"), "global_step ") for step in (-1, 1.5, "3", None, True, 10**10)],
+    (put(2, "global_step"), "global_step 2, but 3 of the optimizer"),
+    (put({}, "loops"), "no 'fit_loop'"),
+    (put([], "loops"), "steps"),
+    (put(-1, *STEPS, "ready"), "expected a whole number"),
+    (without(*FIT, "epoch_loop.batch_progress"), "no 'epoch_loop.batch_progress'"),
+    (put(5, *FIT, "epoch_progress", "current", "processed"), "epochs 5"),
+    (put([], "optimizer_states"), "optimizer_states ([], expected a list of one)"),
+    (put([], *OPTIMIZER, "param_groups"), "expected a list of one"),
+    (put([0, 1], *OPTIMIZER, "param_groups", 0, "params"), "its parameters are not the"),
+    (without(*OPTIMIZER, "param_groups", 0, "betas"), "no 'betas'"),
+    (put({}, *OPTIMIZER, "state"), "it holds nothing of the parameters"),
+    (put(torch.ones(3), *OPTIMIZER, "state", 1, "exp_avg"), "of another shape"),
+    (put(torch.full((8, 3, 3, 3), torch.nan), *OPTIMIZER, "state", 1, "exp_avg_sq"), "not finite"),
+    (without("state_dict", WEIGHT), "1 missing, first embed.weight"),
+    (put(torch.ones(2), "state_dict", "other"), "'other' in state_dict"),
+    (put(torch.ones(2), "current_model_state", WEIGHT), "1 of another shape"),
+    *[
+        (put(torch.full((8, 3, 3, 3), value), key, WEIGHT), f"{WEIGHT} in {key}: values that are")
+        for key, value in (("state_dict", torch.inf), ("current_model_state", torch.nan))
+    ],
+    (put({}, "averaging_state"), "expected n_averaged"),
+    (put([], "lr_schedulers"), "lr_schedulers ([], expected a list of one)"),
+    (without("lr_schedulers", 0, "last_epoch"), "no 'last_epoch'"),
+    (put([], "callbacks"), "callbacks"),
+    (put({}, "callbacks", "FiniteSteps"), "no 'skipped'"),
+    (put("long", "callbacks", "RunControl", "seconds"), "seconds 'long', expected 0 or above"),
+]
+
+
+@pytest.mark.parametrize(("corrupt", "expected"), CORRUPTIONS)
+def test_a_checkpoint_that_cannot_be_gone_on_with(
+    corrupt, expected, folder, flags, fails, run_script
+):
+    content = read_checkpoint(folder / "last.ckpt")
+    corrupt(content)
+    torch.save(content, folder / "last.ckpt")
+    before = (folder / "last.ckpt").read_bytes()
+    message = fails("train", *flags, "--ckpt_dir", folder, "--resume", folder / "last.ckpt")
+    assert "last.ckpt: " in message and expected in message
+    again = ["--ckpt_dir", folder, "--resume", "--max_steps", 2]
+    result = run_script("train", *flags, *again)
+    assert result.code == 0, result.err
+    (warning,) = [line for line in result.err.splitlines() if "passed over" in line]
+    assert expected in warning and "previous.ckpt: already finished, step 2 of 2" in result.out
+    assert (folder / "last.ckpt").read_bytes() == before
+
+
+def test_what_older_versions_did_not_save_may_be_missing(folder, flags, run_script):
+    content = read_checkpoint(folder / "last.ckpt")
+    for name in ("FiniteSteps", "AveragedWeights"):
+        del content["callbacks"][name]
+    del content["callbacks"]["RunControl"]["validated"]
+    del content["hyper_parameters"]["run"]
+    del content["hyper_parameters"]["clip_norm"]
+    torch.save(content, folder / "last.ckpt")
+    again = ["--ckpt_dir", folder, "--resume", "--max_steps", 4, "--no-exclude_test_scenes"]
+    result = run_script("train", *flags, *again)
+    assert result.code == 0 and "steps 3 to 4" in result.out, result.err
+
+
 def test_a_damaged_one_never_takes_the_place_of_the_one_before(folder, flags, run_script):
     cut(folder / "last.ckpt", 1000)
     whole = (folder / "previous.ckpt").read_bytes()

@@ -238,8 +238,17 @@ def test_fine_tuning_starts_from_weights_and_goes_on_without_them(
     assert run_script("train", *flags, "--max_steps=1", "--lr=1e-12").code == 0
     before, after = weights(start, True), weights(second / "last.ckpt", True)
     assert all(torch.allclose(value, after[name], atol=1e-6) for name, value in before.items())
+    sha256 = load_network(start).description["sha256"]
+    again = [*flags, "--max_steps=2", "--lr=1e-12", "--resume"]
+    message = fails("train", *again, "--init", second / "last.ckpt")
+    assert f"started from weights of sha256 {sha256:.12}, but --init" in message
+    message = fails("train", *again, f"--ckpt_dir={first}", "--schedule=cosine", "--lr=2e-4")
+    assert "that run was started without --init, but" in message
+    result = run_script("train", *again, "--max_steps=1")
+    assert result.code == 0 and "already finished" in result.out
     start.unlink()
-    assert run_script("train", *flags, "--max_steps=2", "--lr=1e-12", "--resume").code == 0
+    result = run_script("train", *again)
+    assert result.code == 0 and "that run goes on without it" in result.err
     assert read_checkpoint(second / "last.ckpt")["global_step"] == 2
 
 

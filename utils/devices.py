@@ -8,6 +8,7 @@ import torch
 from utils.errors import UserError
 
 CPU = -1  # the index that asks for the CPU
+NO_ROOM = ("not enough memory", "can't allocate memory", "DefaultCPUAllocator")  # torch, on a CPU
 
 
 class Machine(NamedTuple):
@@ -91,3 +92,9 @@ def choose_machine(
     )
     name = "bf16-mixed" if bf16 else "32-true"
     return Machine(accelerator, devices, num_nodes, num_processes, name)
+
+
+def is_for_want_of_memory(error: BaseException) -> bool:
+    """Whether an error, of PyTorch or of Python, says that there is not enough memory."""
+    known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return known or any(words in str(error) for words in NO_ROOM)
