@@ -27,7 +27,8 @@ from utils.image_io import EXTENSIONS
 from utils.inference import Part
 from utils.pictures import Picture, read_picture, write_picture
 
-NO_ROOM = "can't allocate memory"  # what torch says on the CPU
+# what torch and its libraries say beside `torch.OutOfMemoryError`
+NO_ROOM = ("can't allocate memory", "not enough memory", "out of memory", "alloc_failed")
 
 
 class Restored(NamedTuple):
@@ -144,13 +145,14 @@ def restore_picture(
             raise UserError("the network's result is not finite; use another checkpoint")
         after = picture.with_colours(torch.lerp(image, restored, strength))
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and NO_ROOM not in str(
-            error
-        ):
-            raise
+        size = f"{picture.size[0]} x {picture.size[1]} pixels"
+        if _lacks_memory(error):
+            raise UserError(
+                f"{size}: out of memory; give a smaller tile, such as --tile 256"
+            ) from error
         raise UserError(
-            f"{picture.size[0]} x {picture.size[1]} pixels: out of memory; give a smaller tile, "
-            "such as --tile 256"
+            f"{size}: cannot be restored ({error}); try a tile, such as --tile 256, or the CPU "
+            "with --cuda -1"
         ) from error
     weights = None
     if named is None and pixels:
@@ -205,6 +207,11 @@ def describe_weights(weights: dict[str, float]) -> str:
     """Weights in one line, the largest first."""
     ranked = sorted(weights.items(), key=lambda item: -item[1])
     return ", ".join(f"{name} {weight:.0%}" for name, weight in ranked)
+
+
+def _lacks_memory(error: Exception) -> bool:
+    kinds = MemoryError | torch.OutOfMemoryError
+    return isinstance(error, kinds) or any(words in str(error).lower() for words in NO_ROOM)
 
 
 def _with_known_ending(path: Path) -> Path:

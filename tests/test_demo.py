@@ -132,6 +132,45 @@ def test_a_failure_stops_nothing_else(demo, photos, monkeypatch, tmp_path):
     assert result.code == 1 and "96 x 80 pixels: out of memory; give a smaller tile" in result.err
 
 
+def test_encoders_and_networks_that_fail_stop_nothing_else(demo, photos, monkeypatch, tmp_path):
+    deep = photos[0].astype(np.uint16) * 257
+    write_picture(tmp_path / "in" / "a.tif", Picture(deep))
+    for name in ("b.webp", "c.png"):
+        write_image(tmp_path / "in" / name, photos[0])
+    save = Image.Image.save
+
+    def fail(image, file, format_name=None, **options):
+        if format_name == "WEBP":
+            raise MemoryError
+        save(image, file, format_name, **options)
+
+    monkeypatch.setattr(Image.Image, "save", fail)
+    monkeypatch.setattr("utils.deep_images.LONGEST_STRIP", 10)
+    result, report = demo("--input", tmp_path / "in")
+    assert result.code == 1 and "1 of 3 pictures restored" in result.out, result.err
+    assert "a.tif: cannot be written as TIFF (more than 4 GB" in result.err
+    assert "b.webp: cannot be written as WEBP (out of memory); choose another" in result.err
+
+    def break_down(*arguments):
+        raise RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED")
+
+    monkeypatch.setattr("utils.inference.restore", break_down)
+    result, report = demo("--input", tmp_path / "in")
+    assert result.code == 1 and "96 x 80 pixels: cannot be restored (cuDNN error" in result.err
+    assert len(report["pictures"]) == 3
+
+
+def test_comparison_that_cannot_be_made(trained, photos, monkeypatch, tmp_path):
+    result = restore(photos[0], trained)
+
+    def fail(*arguments, **options):
+        raise MemoryError
+
+    monkeypatch.setattr("numpy.concatenate", fail)
+    with pytest.raises(UserError, match=r"a\.png: cannot be written as PNG \(out of memory\)"):
+        result.save_comparison(tmp_path / "a.png")
+
+
 def test_names_that_no_terminal_shows(demo, photos, tmp_path):
     names = [os.fsdecode(b"bad\xff.png"), "two\nlines.png", "red\x1b[31m.png"]
     (tmp_path / "in").mkdir()
@@ -202,10 +241,13 @@ def test_no_memory_beside_the_network_and_results_that_are_not_finite(trained, p
     def fail(*arguments):
         raise MemoryError
 
-    for name in ("to_tensor", "with_colours"):
+    def refuse(*arguments):
+        raise RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")
+
+    for name, failure in (("to_tensor", fail), ("with_colours", fail), ("to_tensor", refuse)):
         with monkeypatch.context() as patch:
-            patch.setattr(Picture, name, fail)
-            with pytest.raises(UserError, match="out of memory"):
+            patch.setattr(Picture, name, failure)
+            with pytest.raises(UserError, match="pixels: out of memory"):
                 restore(photos[0], trained)
     broken = torch.full((3, *photos[0].shape[:2]), torch.nan)
     monkeypatch.setattr("utils.inference.restore", lambda *arguments: broken)

@@ -13,6 +13,7 @@ from utils.image_io import (
     write_image,
     write_whole,
 )
+from utils.png import chunk
 
 RAMP = np.linspace(0, 255, 12 * 10).reshape(12, 10).astype(np.uint8)
 COLOUR = np.stack([RAMP, RAMP[::-1], 255 - RAMP], axis=2)
@@ -85,6 +86,46 @@ def test_size_is_that_of_the_picture_whatever_the_orientation(ending, orientatio
     assert read_size(path) == read_image(path).shape[1::-1]
 
 
+def png_with(path, before=b"", behind=b""):
+    """A PNG file of 10 x 12 pixels with these chunks before and behind its pixels."""
+    content = save(path, Image.fromarray(COLOUR)).read_bytes()
+    start, end = content.index(b"IDAT") - 4, content.index(b"IEND") - 4
+    path.write_bytes(content[:start] + before + content[start:end] + behind + content[end:])
+    return path
+
+
+def test_exif_behind_the_pixels_of_a_png(tmp_path):
+    turned, upright = Image.Exif(), Image.Exif()
+    turned[0x0112], upright[0x0112] = 6, 1
+    turned, upright = (chunk(b"eXIf", exif.tobytes()[6:]) for exif in (turned, upright))
+    xmp = b'XML:com.adobe.xmp\0\0\0\0\0<x tiff:Orientation="6"/>'
+    for before, behind, size in (
+        (turned, b"", (12, 10)),
+        (b"", turned, (12, 10)),
+        (upright, turned, (12, 10)),
+        (turned, upright, (10, 12)),
+        (b"", chunk(b"iTXt", xmp), (12, 10)),
+        (b"", chunk(b"prIv", b"eXIf") + turned, (12, 10)),
+        (b"", b"\0\0\0\1\0\0\0\0" + turned, (10, 12)),  # no chunk: Pillow looks no further
+        (b"", turned[:-1] + b"?", None),  # of another checksum
+    ):
+        path = png_with(tmp_path / "a.png", before, behind)
+        if size:
+            assert read_size(path) == size
+        try:
+            assert read_image(path).shape[1::-1] == read_size(path)
+        except UserError as error:
+            assert "cannot be read" in str(error)
+    (tmp_path / "cut.png").write_bytes(png_with(path, behind=turned).read_bytes()[:-30])
+    with pytest.raises(UserError, match="the file ends inside its eXIf chunk"):
+        read_size(tmp_path / "cut.png")
+
+    content = png_with(path, behind=turned).read_bytes()
+    start = content.index(b"IDAT") + 4
+    path.write_bytes(content[:start] + bytes(20) + content[start + 20 :])
+    assert read_size(path) == (12, 10)  # pixels, damaged here, are not looked at
+
+
 def test_plain_turned_tiff(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -135,6 +176,14 @@ def test_nothing_is_left_half_written(tmp_path):
         write_whole(path, fail)
     assert [entry.name for entry in tmp_path.iterdir()] == ["result.txt"]
     assert path.read_text() == "before"
+
+
+@pytest.mark.parametrize("letter", ["x", "\u00e4", "\u6f22"])
+def test_longest_names(letter, tmp_path):
+    count = (255 - 4) // len(letter.encode())
+    path = tmp_path / f"{letter * count}.png"
+    write_image(path, COLOUR)
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
 
 def test_folder_that_cannot_be_written(tmp_path):

@@ -9,6 +9,7 @@ import torch
 from PIL import ExifTags, Image, ImageCms, ImageOps
 
 from utils.errors import UserError
+from utils.image_io import read_image, read_size
 from utils.pictures import Picture, parse_picture, read_picture, write_picture
 
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -137,9 +138,73 @@ def test_16_bit_files_of_others(tmp_path):
         assert_same(read_picture(tmp_path / name), picture)
         cv2.imwrite(str(tmp_path / name), pixels[..., 0])
         assert_same(read_picture(tmp_path / name), Picture(pixels[..., :1]))
-    Image.fromarray(pixels[..., 0].astype(np.int32) * 2).save(tmp_path / "32.tif")
-    expected = np.minimum(pixels[..., :1].astype(int) * 2, 65535)
-    assert np.array_equal(read_picture(tmp_path / "32.tif").pixels, expected)
+    grey = pixels[..., 0].astype(np.int32)
+    Image.fromarray(grey).save(tmp_path / "32.tif")
+    assert np.array_equal(read_picture(tmp_path / "32.tif").pixels[..., 0], grey)
+    for index, beyond in enumerate((grey + 65536, grey - 65536)):
+        Image.fromarray(beyond).save(tmp_path / f"{index}.tif")
+        for read in (read_picture, read_image):
+            with pytest.raises(UserError, match="integers beyond 0 to 65535"):
+                read(tmp_path / f"{index}.tif")
+
+
+@pytest.mark.parametrize("big", [False, True])
+def test_16_bit_tiff_files_of_every_kind(big, tmp_path):
+    tifffile = pytest.importorskip("tifffile")  # comes with scikit-image
+    picture = make(4, np.uint16)
+    colours, grey = picture.pixels, picture.pixels[..., :1]
+    alpha = np.maximum(picture.alpha, 20_000)
+    path = tmp_path / "a.tif"
+
+    def write(pixels, photometric, extra=None, **options):
+        extra = {"extrasamples": [extra]} if extra else {}
+        tifffile.imwrite(
+            path, pixels, bigtiff=big, photometric=photometric, metadata=None, **extra, **options
+        )
+
+    write(np.dstack([colours, alpha]), "rgb", "unassalpha")
+    assert_same(read_picture(path), Picture(colours, alpha))
+    write(np.dstack([colours, alpha]), "rgb", "unspecified")
+    assert_same(read_picture(path), Picture(colours))
+    for pixels, photometric in ((grey, "minisblack"), (65535 - grey, "miniswhite")):
+        write(pixels[..., 0], photometric)
+        assert_same(read_picture(path), Picture(grey))
+        with pytest.warns(UserWarning, match="16 bits"):
+            assert np.abs(read_image(path) - grey / 257).max() <= 0.5
+
+    multiplied = np.rint(colours * (alpha / 65535)[..., None]).astype(np.uint16)
+    write(np.dstack([multiplied, alpha]), "rgb", "assocalpha")
+    divided = read_picture(path)
+    assert np.array_equal(divided.alpha, alpha)
+    assert np.abs(divided.pixels.astype(int) - colours).max() <= 2
+    write(np.zeros((20, 30, 4), np.uint16), "rgb", "assocalpha")
+    assert read_picture(path).pixels.max() == 0
+
+    write(np.ascontiguousarray(colours.transpose(2, 0, 1)), "rgb", planarconfig="separate")
+    for read in (read_picture, read_image, read_size):
+        with pytest.raises(UserError, match=r"a\.tif: .*in separate planes; save it"):
+            read(path)
+    for pixels in (np.zeros((20, 30, 3), np.uint32), np.zeros((20, 30, 3), np.float16)):
+        write(pixels, "rgb")
+        with pytest.raises(UserError, match=r"a\.tif: .*of a kind that is not known here; save"):
+            read_picture(path)
+
+
+def test_12_bits(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.zeros((4, 4), np.uint16), photometric="minisblack", metadata=None)
+    with tifffile.TiffFile(path, mode="r+") as file:
+        file.pages[0].tags["BitsPerSample"].overwrite(12)
+    with pytest.raises(UserError, match="12 bits a channel"):
+        read_picture(path)
+
+
+def test_png_of_several_chunks_of_pixels(monkeypatch, tmp_path):
+    monkeypatch.setattr("utils.deep_images.LONGEST_IDAT", 100)
+    write_picture(tmp_path / "a.png", make(3, np.uint16))
+    assert (tmp_path / "a.png").read_bytes().count(b"IDAT") > 10
+    assert_same(read_picture(tmp_path / "a.png"), make(3, np.uint16))
 
 
 def test_palettes_and_bilevel(tmp_path):

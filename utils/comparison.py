@@ -6,7 +6,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from utils.image_io import write_image
+from utils.image_io import encoding, format_of, write_image
+from utils.printable import printable
 
 COMPARISONS = "compare"  # folder of comparisons inside a folder of restored images
 GAP = 4  # pixels between the pictures of a comparison
@@ -24,14 +25,25 @@ def write_comparison(
     """Write uint8 images (H, W, 3) of one size side by side; returns the picture.
 
     captions: above the images; weights: from 0 to 1, shown as bars below them.
+
+    Raises:
+        UserError: as `write_image`.
     """
+    with encoding(printable(path), format_of(path)):
+        picture = _draw(images, list(captions), weights or {})
+    write_image(path, picture)
+    return picture
+
+
+def _draw(
+    images: Sequence[np.ndarray], captions: list[str], weights: Mapping[str, float]
+) -> np.ndarray:
     height = images[0].shape[0]
     gap = np.full((height, GAP, 3), 255, dtype=np.uint8)
     parts = [images[0]]
     for image in images[1:]:
         parts += [gap, image]
     picture = np.concatenate(parts, axis=1)
-    captions = list(captions)
     if captions:
         strip = np.full((CAPTION_HEIGHT, picture.shape[1], 3), 255, dtype=np.uint8)
         step = images[0].shape[1] + GAP
@@ -40,7 +52,6 @@ def write_comparison(
         picture = np.concatenate([strip, picture])
     if weights:
         picture = np.concatenate([picture, _draw_bars(weights, picture.shape[1])])
-    write_image(path, picture)
     return picture
 
 

@@ -14,9 +14,12 @@ import numpy as np
 from PIL import ExifTags, Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+from utils.png import SIGNATURE, chunk
+
 PNG_COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
+LONGEST_IDAT = 2**30  # bytes; a chunk holds less than 2**31
 UP = 2  # the filter that subtracts the row above
+LONGEST_STRIP = 2**32 - 2**24  # bytes; with the directory, which holds the EXIF data, below 2**32
 TIFF_HEADER = struct.Struct("<2sHI")  # order of bytes, version, where the directory is
 DEFLATE, HORIZONTAL_DIFFERENCES, STRAIGHT_ALPHA, UNDEFINED = 8, 2, 2, 7
 STRIP_OFFSETS, EXTRA_SAMPLES, PREDICTOR, ICC_PROFILE = 273, 338, 317, 34675
@@ -30,20 +33,17 @@ def encode_png(pixels: np.ndarray, profile: bytes | None, exif: bytes | None) ->
     above = np.zeros_like(rows)
     above[1:] = rows[:-1]
     filtered = np.concatenate([np.full((height, 1), UP, np.uint8), rows - above], axis=1)
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        )
+    stream = zlib.compress(filtered.tobytes())
 
     header = struct.pack(">IIBBBBB", width, height, 16, PNG_COLOUR_TYPES[channels], 0, 0, 0)
-    parts = [PNG_SIGNATURE, chunk(b"IHDR", header)]
+    parts = [SIGNATURE, chunk(b"IHDR", header)]
     if profile:
         parts.append(chunk(b"iCCP", b"ICC Profile\x00\x00" + zlib.compress(profile)))
     if exif:
         parts.append(chunk(b"eXIf", exif.removeprefix(EXIF_HEADER)))
-    parts += [chunk(b"IDAT", zlib.compress(filtered.tobytes())), chunk(b"IEND", b"")]
-    return b"".join(parts)
+    starts = range(0, len(stream), LONGEST_IDAT)
+    parts += [chunk(b"IDAT", stream[start : start + LONGEST_IDAT]) for start in starts]
+    return b"".join([*parts, chunk(b"IEND", b"")])
 
 
 def encode_tiff(pixels: np.ndarray, profile: bytes | None, exif: bytes | None) -> bytes:
@@ -57,6 +57,8 @@ def encode_tiff(pixels: np.ndarray, profile: bytes | None, exif: bytes | None) -
     differences = pixels.copy()
     differences[:, 1:] -= pixels[:, :-1]
     strip = zlib.compress(differences.astype("<u2").tobytes())
+    if len(strip) > LONGEST_STRIP:
+        raise ValueError("more than 4 GB, which a TIFF file cannot hold")
 
     directory = ImageFileDirectory_v2(prefix=b"II")
     if exif:

@@ -2,6 +2,8 @@
 
 import contextlib
 import errno
+import io
+import math
 import os
 import threading
 import uuid
@@ -15,6 +17,7 @@ import torch
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from utils import png
 from utils.errors import UserError
 from utils.printable import printable
 
@@ -23,7 +26,11 @@ ORIENTATION_TAG, TURNED = 0x0112, (5, 6, 7, 8)  # EXIF; those that exchange the 
 PILLOWS_LIMIT = threading.Lock()
 MAX_PIXELS = 2**28  # 16384 x 16384; 0.8 GB in 8 bits
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # disk, quota, and limit on a file's size
+TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+PHOTOMETRIC, PLANAR, BITS = 262, 284, 258  # tags of a TIFF file
+LONGEST_NAME = 255  # bytes
 GIVE_ANOTHER = "give a folder you may write to"
+LONGEST_SIDES = {"WEBP": 16_383, "JPEG": 65_500}  # pixels that Pillow's encoders take
 SAVE_OPTIONS = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}
 
 
@@ -59,12 +66,9 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """
     with open_whole(path, max_pixels) as image:
         kind = _describe_conversion(image)
-        image = ImageOps.exif_transpose(image)
-        if image.mode == "F":
-            raise ValueError("floating-point values; save it with 8 bits a channel")
-        if image.mode.startswith("I"):  # 16-bit grey; Pillow would clip it to 255
-            values = np.asarray(image, dtype=np.float64) / 257
-            image = Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8))
+        ImageOps.exif_transpose(image, in_place=True)
+        if image.mode.startswith("I"):  # Pillow would clip it to 255
+            image = Image.fromarray(np.rint(read_deep_grey(image) / 257).astype(np.uint8))
         pixels = np.array(image.convert("RGB"))
     if kind:
         warnings.warn(f"{printable(path)}: {kind}", stacklevel=2)
@@ -74,7 +78,7 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 def read_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """(width, height) of the picture as `read_image` would give it.
 
-    The file's header is enough, but for a PNG: EXIF data may follow its pixels, so it is decoded.
+    No pixels are decoded.
 
     Raises:
         UserError: the file is missing, not an image, or has more pixels than allowed.
@@ -83,7 +87,9 @@ def read_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
         width, height = image.size
         if image.format == "TIFF":  # Pillow has exchanged the sides
             return width, height
-        turned = image.getexif().get(ORIENTATION_TAG) in TURNED
+        # what Pillow would look for behind the pixels of a PNG, it would decode them for
+        exif = png.read_exif(image.fp) if image.format == "PNG" else image.getexif()
+        turned = exif.get(ORIENTATION_TAG) in TURNED
         return (height, width) if turned else (width, height)
 
 
@@ -115,15 +121,14 @@ def open_image(
                     f"{limit or f'--max_pixels {max_pixels}'}; make it smaller, or give a larger "
                     "number if you trust the file"
                 )
+            _check_storage(image)
             yield image
     except UserError:
         raise
     except FileNotFoundError as error:
         raise UserError(f"{name}: no such file") from error
     except Exception as error:  # decoders of damaged files raise anything
-        reason = str(error) or type(error).__name__
-        if isinstance(error, UnidentifiedImageError):
-            reason = "not an image"
+        reason = "not an image" if isinstance(error, UnidentifiedImageError) else describe(error)
         raise UserError(
             f"{name}: cannot be read as an image ({reason}); replace or remove it"
         ) from error
@@ -145,21 +150,103 @@ def _opened(content: IO[bytes], formats: Sequence[str] | None) -> ImageFile.Imag
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
             return Image.open(content, formats=formats)
+        except UnidentifiedImageError as error:
+            content.seek(0)
+            if content.read(4) not in TIFF_STARTS:
+                raise
+            raise ValueError(
+                "a TIFF that is damaged or of a kind that is not known here; save it as RGB or "
+                "grey with 8 or 16 bits a channel"
+            ) from error
         finally:
             Image.MAX_IMAGE_PIXELS = limit
+
+
+def _check_storage(image: ImageFile.ImageFile) -> None:
+    """Raise `ValueError` if the pixels are stored so that they would be taken wrongly."""
+    if image.mode == "F":
+        raise ValueError("floating-point values; save it with 8 or 16 bits a channel")
+    if raw_mode(image) == "I;12":
+        raise ValueError("12 bits a channel; save it with 8 or 16")
+    if image.format == "TIFF" and image.tag_v2.get(PLANAR) == 2:
+        bits = image.tag_v2.get(BITS, (1,))
+        if len(bits) > 1 and max(bits) > 8:
+            raise ValueError("16 bits a channel in separate planes; save it interleaved, or as PNG")
+
+
+def read_deep_grey(image: ImageFile.ImageFile) -> np.ndarray:
+    """uint16 (H, W) of a picture of 16-bit grey, or of integers of more bits that fit.
+
+    Raises:
+        ValueError: they do not.
+    """
+    values = np.asarray(image)
+    if values.min() < 0 or values.max() > 65535:
+        raise ValueError("integers beyond 0 to 65535; save it with 8 or 16 bits a channel")
+    values = values.astype(np.uint16)
+    white_is_zero = image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC) == 0
+    return 65535 - values if white_is_zero else values
+
+
+def describe(error: Exception) -> str:
+    """What a decoder or an encoder says of its failure."""
+    return "out of memory" if isinstance(error, MemoryError) else str(error) or type(error).__name__
+
+
+@contextlib.contextmanager
+def encoding(name: str, format_name: str) -> Iterator[None]:
+    """Whatever an encoder raises inside becomes a `UserError`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # encoders raise anything
+        raise UserError(
+            f"{name}: cannot be written as {format_name} ({describe(error)}); choose another "
+            "format or a smaller picture"
+        ) from error
+
+
+def encode_image(pixels: np.ndarray, format_name: str, name: str, **kept: bytes) -> bytes:
+    """The content of a file of a format that Pillow knows by this name.
+
+    Lossless, but for JPEG, which is written at quality 95 without subsampling.
+
+    Args:
+        pixels: uint8 (H, W, C).
+        name: for errors.
+        kept: what else Pillow is to write.
+
+    Raises:
+        UserError: a side is longer than the format allows, or encoding fails.
+    """
+    height, width = pixels.shape[:2]
+    longest = LONGEST_SIDES.get(format_name, math.inf)
+    if max(height, width) > longest:
+        raise UserError(
+            f"{name}: {width} x {height} pixels, and a {format_name} holds at most {longest} a "
+            "side; choose PNG or TIFF"
+        )
+    with encoding(name, format_name):
+        file = io.BytesIO()
+        image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+        image.save(file, format_name, **SAVE_OPTIONS.get(format_name, {}), **kept)
+        return file.getvalue()
 
 
 def write_image(path: Path, pixels: np.ndarray) -> None:
     """Write uint8 RGB (H, W, 3) in the format of the path's ending, under a temporary name first.
 
-    Lossless, but for JPEG, which is written at quality 95 without subsampling.
-
     Raises:
-        UserError: the folder cannot be made or written to.
+        UserError: as `encode_image`, or the folder cannot be made or written to.
     """
-    format_name = Image.registered_extensions()[path.suffix.lower()]
-    options = SAVE_OPTIONS.get(format_name, {})
-    write_whole(path, lambda file: Image.fromarray(pixels).save(file, format_name, **options))
+    content = encode_image(pixels, format_of(path), printable(path))
+    write_whole(path, lambda file: file.write(content))
+
+
+def format_of(path: Path) -> str:
+    """Pillow's name of the format that a path's ending means."""
+    return Image.registered_extensions()[path.suffix.lower()]
 
 
 def write_whole(
@@ -177,7 +264,7 @@ def write_whole(
     Raises:
         UserError: the folder cannot be made or written to, or the disk is full.
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    temporary = _temporary_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
@@ -195,6 +282,13 @@ def write_whole(
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def _temporary_path(path: Path) -> Path:
+    """Where to write a file at first: beside `path`, by a name that file systems take."""
+    ending = f".{uuid.uuid4().hex}.part"
+    start = f".{path.name}".encode(errors="ignore")[: LONGEST_NAME - len(ending)]
+    return path.with_name(start.decode(errors="ignore") + ending)
 
 
 def sync_folder(folder: Path) -> None:

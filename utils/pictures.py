@@ -7,7 +7,6 @@ it.
 """
 
 import io
-import math
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -20,13 +19,15 @@ from PIL import ExifTags, Image, ImageFile
 from torch import Tensor
 
 from utils.deep_images import encode_png, encode_tiff
-from utils.errors import UserError
 from utils.image_io import (
     MAX_PIXELS,
     ORIENTATION_TAG,
-    SAVE_OPTIONS,
+    encode_image,
+    encoding,
+    format_of,
     open_whole,
     raw_mode,
+    read_deep_grey,
     write_whole,
 )
 from utils.printable import printable
@@ -35,7 +36,6 @@ FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "PPM")
 KEEP_ALPHA = {"PNG", "TIFF", "WEBP"}
 KEEP_DEPTH: dict[str, Callable[..., bytes]] = {"PNG": encode_png, "TIFF": encode_tiff}
 KEEP_METADATA = {"JPEG", "PNG", "TIFF", "WEBP"}
-LONGEST_SIDES = {"WEBP": 16_383, "JPEG": 65_500}  # pixels that Pillow's encoders take
 LONGEST_EXIF = 65_527  # bytes in a JPEG
 SPEAKING_TAGS = {  # of a TIFF file; its others say how the pixels are stored
     *(ExifTags.Base.ImageDescription, ExifTags.Base.Make, ExifTags.Base.Model),
@@ -121,15 +121,13 @@ def parse_picture(content: bytes, name: str, max_pixels: int) -> tuple[Picture, 
 
 def _decode(image: ImageFile.ImageFile, read_file: Callable[[], bytes], name: str) -> Picture:
     """The picture of an opened file; `read_file` gives the whole file, for what Pillow cannot."""
-    if image.mode == "F":
-        raise ValueError("floating-point values; save it with 8 or 16 bits a channel")
     if getattr(image, "n_frames", 1) > 1:
         warnings.warn(f"{name}: only the first of {image.n_frames} frames is taken", stacklevel=2)
     is_deep = not image.mode.startswith("I") and "16" in raw_mode(image)
     if is_deep:
         pixels = _decode_16_bits(read_file(), raw_mode(image))
-    elif image.mode.startswith("I"):  # 16-bit grey, or whole numbers of more bits
-        pixels = np.clip(np.asarray(image), 0, 65535).astype(np.uint16)
+    elif image.mode.startswith("I"):
+        pixels = read_deep_grey(image)
     else:
         pixels = np.asarray(image.convert(_plain_mode(image)))
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
@@ -154,9 +152,9 @@ def write_picture(path: Path, picture: Picture) -> None:
     What the format cannot keep (alpha, 16 bits) is dropped with a warning.
 
     Raises:
-        UserError: the folder cannot be made or written to.
+        UserError: as `encode`, or the folder cannot be made or written to.
     """
-    content = encode(picture, Image.registered_extensions()[path.suffix.lower()], printable(path))
+    content = encode(picture, format_of(path), printable(path))
     write_whole(path, lambda file: file.write(content))
 
 
@@ -164,25 +162,23 @@ def encode(picture: Picture, format_name: str, name: str) -> bytes:
     """The content of a file of a format that Pillow knows by this name.
 
     Raises:
-        UserError: a side is longer than the format allows.
+        UserError: a side is longer than the format allows, or encoding fails.
     """
-    longest = LONGEST_SIDES.get(format_name, math.inf)
-    if max(picture.size) > longest:
-        width, height = picture.size
-        raise UserError(
-            f"{name}: {width} x {height} pixels, and a {format_name} holds at most {longest} a "
-            "side; choose PNG or TIFF"
-        )
+    with encoding(name, format_name):
+        return _encode(picture, format_name, name)
+
+
+def _encode(picture: Picture, format_name: str, name: str) -> bytes:
     if picture.alpha is not None and format_name not in KEEP_ALPHA:
-        warnings.warn(f"{name}: {format_name} has no alpha channel, dropped", stacklevel=2)
+        warnings.warn(f"{name}: {format_name} has no alpha channel, dropped", stacklevel=3)
         picture = picture._replace(alpha=None)
     if picture.pixels.dtype == np.uint16 and format_name not in KEEP_DEPTH:
-        warnings.warn(f"{name}: {format_name} has no 16 bits a channel, reduced to 8", stacklevel=2)
+        warnings.warn(f"{name}: {format_name} has no 16 bits a channel, reduced to 8", stacklevel=3)
         alpha = None if picture.alpha is None else _to_8_bits(picture.alpha)
         picture = picture._replace(pixels=_to_8_bits(picture.pixels), alpha=alpha)
     exif = picture.exif
     if exif and format_name == "JPEG" and len(exif) > LONGEST_EXIF:
-        warnings.warn(f"{name}: EXIF data too long for a JPEG, dropped", stacklevel=2)
+        warnings.warn(f"{name}: EXIF data too long for a JPEG, dropped", stacklevel=3)
         exif = None
 
     pixels = picture.pixels
@@ -192,10 +188,7 @@ def encode(picture: Picture, format_name: str, name: str) -> bytes:
         return KEEP_DEPTH[format_name](pixels, picture.profile, exif)
     kept = {"icc_profile": picture.profile, "exif": exif}
     kept = {key: value for key, value in kept.items() if value and format_name in KEEP_METADATA}
-    file = io.BytesIO()
-    image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-    image.save(file, format_name, **SAVE_OPTIONS.get(format_name, {}), **kept)
-    return file.getvalue()
+    return encode_image(pixels, format_name, name, **kept)
 
 
 def _plain_mode(image: Image.Image) -> str:
@@ -212,7 +205,17 @@ def _decode_16_bits(content: bytes, stored: str) -> np.ndarray:
         raise ValueError("16 bits a channel in a form that cannot be decoded; save it as PNG")
     if stored.startswith("LA"):
         return pixels[..., [0, 3]]
-    return pixels[..., [2, 1, 0, 3][: pixels.shape[2]]]
+    if stored.startswith("RGBX"):  # a fourth channel that is no alpha
+        return pixels[..., [2, 1, 0]]
+    pixels = pixels[..., [2, 1, 0, 3][: pixels.shape[2]]]
+    return _divide_by_alpha(pixels) if stored.startswith("RGBa") else pixels
+
+
+def _divide_by_alpha(pixels: np.ndarray) -> np.ndarray:
+    """uint16 RGBA (H, W, 4) of colours that were stored multiplied by alpha."""
+    alpha = pixels[..., 3:]
+    colours = np.rint(pixels[..., :3] * (65535 / np.maximum(alpha, 1)))
+    return np.concatenate([np.minimum(colours, 65535).astype(np.uint16), alpha], axis=2)
 
 
 def _exif(image: Image.Image, name: str) -> bytes | None:
