@@ -128,7 +128,8 @@ def find_test_sets(options: Namespace) -> tuple[list[tuple[Task, DataSet]], list
     A default folder without any is left out and told on standard error.
 
     Raises:
-        UserError: there is none at all, or none in a folder that is not the default.
+        UserError: there is none at all, or none in a folder that is not the default; or an image
+            cannot be read.
     """
     found, left_out = [], []
     for task in TASKS:
@@ -139,7 +140,7 @@ def find_test_sets(options: Namespace) -> tuple[list[tuple[Task, DataSet]], list
         for data_set in data_sets:
             if not options.follow_links:
                 check_links(folder, data_set.pairs)
-            sizes = read_sizes(data_set.pairs, options.max_pixels)
+            sizes = read_sizes(data_set.pairs, options.max_pixels, decoded=True)
             check_sizes(data_set.pairs, sizes, smallest=SSIM_WINDOW)
             check_names(data_set)
         if not data_sets:

@@ -39,13 +39,15 @@ def find_damage(pairs: Sequence[Pair], max_pixels: int, decoded: bool = False) -
     )
 
 
-def read_sizes(pairs: Sequence[Pair], max_pixels: int = MAX_PIXELS) -> dict[Path, tuple[int, int]]:
-    """(width, height) of each image, from its header.
+def read_sizes(
+    pairs: Sequence[Pair], max_pixels: int = MAX_PIXELS, decoded: bool = False
+) -> dict[Path, tuple[int, int]]:
+    """(width, height) of each image, from its header, or (`decoded`) from all of its pixels.
 
     Raises:
-        UserError: a file is not an image, or has more pixels than allowed.
+        UserError: a file is not an image, or has more pixels than allowed; or cannot be decoded.
     """
-    found = find_damage(pairs, max_pixels)
+    found = find_damage(pairs, max_pixels, decoded)
     for reason in found.damaged.values():
         raise UserError(reason)
     return found.sizes

@@ -1,11 +1,15 @@
 """Each mistake a user can make ends in one line, exit code 2, and nothing half-written."""
 
+import errno
+import json
 import os
 import pickle
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +18,9 @@ from PIL import Image
 
 from net.checkpoint import default_checkpoint
 from tests.conftest import ROOT, save_untrained
+from utils.errors import run
 from utils.image_io import write_image
+from utils.replaced import ReplacedImages
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +138,87 @@ def test_foreign_file_in_a_test_set(fails, checkpoint, data_folder, tmp_path):
     message = fails("test", *flags, "--output_path", tmp_path / "out", "--cuda", -1)
     assert str(bad) in message
     assert not (tmp_path / "out").exists()
+
+
+def test_damaged_test_image_is_found_before_any_is_restored(
+    fails, checkpoint, data_folder, tmp_path
+):
+    top = shutil.copytree(data_folder / "test" / "dehaze", tmp_path / "dehaze")
+    last = max((top / "SOTS" / "input").iterdir())
+    last.write_bytes(last.read_bytes()[:-1000])  # of a JPEG, whose header is whole
+    flags = ["--mode", 2, "--dehaze_path", top, "--ckpt_name", checkpoint, "--cuda=-1"]
+    message = fails("test", *flags, "--output_path", tmp_path / "out")
+    assert f"{last}: cannot be read as an image" in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_names_that_a_terminal_cannot_show(fails, run_script, checkpoint, data_folder, tmp_path):
+    folder = tmp_path / os.fsdecode(b"a\xffb")
+    folder.mkdir()
+    images = sorted((data_folder / "test" / "denoise" / "bsd68").iterdir())
+    for name, image in zip((b"\xe9.png", b"\x1b[2J.png"), images, strict=True):
+        shutil.copy(image, folder / os.fsdecode(name))
+    flags = ["--mode", 0, "--denoise_path", folder, "--ckpt_name", checkpoint, "--cuda=-1"]
+    result = run_script("test", *flags, "--output_path", tmp_path / "out")
+    assert result.code == 0, result.err
+    output = tmp_path / "out" / "paper_blind"
+    assert "\\udce9" in (output / "scores.csv").read_text()
+    assert json.loads((output / "results.json").read_text())["results"][0]["images"] == 2
+    (folder / "\x1b[2J.png").write_text("no image")
+    message = fails("test", *flags, "--output_path", tmp_path / "out")
+    assert "a\\udcffb/\\x1b[2J.png: cannot be read" in message
+    assert "\x1b" not in fails("test", *flags, "--output_path", "\x1b[2J" + 300 * "x")
+
+
+LONG = 300 * "x"
+
+
+@pytest.mark.parametrize(
+    ("script", "flag"),
+    [
+        ("train", "--derain_dir"),
+        ("train", "--data_file_dir"),
+        ("train", "--ckpt_dir"),
+        ("train", "--resume"),
+        ("train", "--init"),
+        ("test", "--derain_path"),
+        ("test", "--output_path"),
+        ("test", "--ckpt_name"),
+    ],
+)
+def test_too_long_a_name(script, flag, fails, checkpoint, train_flags, test_flags, tmp_path):
+    flags = {
+        "train": [*train_flags, "--de_type", "derain", "--ckpt_dir", tmp_path / "run"],
+        "test": [*test_flags, "--ckpt_name", checkpoint, "--output_path", tmp_path / "out"],
+    }
+    message = fails(script, *flags[script], flag, tmp_path / LONG)
+    assert LONG in message and "File name too long" in message
+
+
+def test_what_the_system_forbids_is_one_line_and_a_bug_is_not(capsys):
+    def fail(error):
+        raise error
+
+    forbidden = PermissionError(errno.EACCES, "Permission denied", "secret\n.png")
+    with pytest.raises(SystemExit) as end:
+        run(lambda: fail(forbidden))
+    assert end.value.code == 2
+    assert capsys.readouterr().err.startswith("error: secret .png: cannot be used (Permission d")
+    for bug in (OSError("no name"), FileNotFoundError(errno.ENOENT, "No such file", "a.py")):
+        with pytest.raises(OSError):
+            run(lambda bug=bug: fail(bug))
+
+
+def test_each_process_warns_of_the_images_it_has_replaced(monkeypatch):
+    shown = []
+    monkeypatch.setattr(warnings, "showwarning", lambda message, *place: shown.append(str(message)))
+    batch = SimpleNamespace(replaced=["", "p3.png: damaged"])
+    callback = ReplacedImages()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as in all processes but the first
+        for _ in range(2):
+            callback.on_train_batch_start(None, None, batch, 0)
+    assert shown == ["p3.png: damaged; the next image takes its place"]
 
 
 @pytest.mark.parametrize("kind", ["L", "RGBA", "I;16", "CMYK"])

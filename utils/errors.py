@@ -1,14 +1,23 @@
 """What a user did wrong, told in one line.
 
 `UserError` says the value, what was expected and what to do; `run` turns it into that line on
-standard error and exit code 2. Anything else keeps its traceback: it is a bug.
+standard error and exit code 2. So it is with a file that the system does not let us use. Anything
+else keeps its traceback: it is a bug.
 """
 
+import errno
 import sys
 import warnings
 from collections.abc import Callable
 
 from tqdm import tqdm
+
+from utils.printable import printable
+
+OF_THE_SYSTEM = {  # what keeps a file from being used, and is no bug
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.EIO),
+    *(errno.ENOSPC, errno.EDQUOT, errno.ESTALE),
+}
 
 
 class UserError(ValueError):
@@ -18,23 +27,40 @@ class UserError(ValueError):
 def run(main: Callable[[], int | None]) -> None:
     """Run a script's `main` and exit with its code, 2 after a `UserError`, 130 after Ctrl-C.
 
-    Warnings are shown as one line as well.
+    Warnings are shown as one line as well. Standard output takes any file's name.
     """
     warnings.showwarning = _show_warning
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = main()
     except UserError as error:
         # a data loader's worker hands its error on with the traceback before the message
         sys.exit(_last_words(str(error).rsplit("UserError: ", 1)[-1], 2))
+    except OSError as error:
+        if error.filename is None or error.errno not in OF_THE_SYSTEM:
+            raise
+        sys.exit(
+            _last_words(
+                f"{error.filename}: cannot be used ({error.strerror}); give a path that is there "
+                "and that you may read and write",
+                2,
+            )
+        )
     except KeyboardInterrupt:
         sys.exit(_last_words("interrupted", 130))
     sys.exit(code or 0)
 
 
 def _show_warning(message: Warning | str, *place: object) -> None:
-    tqdm.write(f"warning: {message}", file=sys.stderr)  # above a progress bar, if there is one
+    # above a progress bar, if there is one
+    tqdm.write(f"warning: {_in_one_line(message)}", file=sys.stderr)
 
 
 def _last_words(message: str, code: int) -> int:
-    tqdm.write(f"error: {' '.join(message.split())}", file=sys.stderr)
+    tqdm.write(f"error: {_in_one_line(message)}", file=sys.stderr)
     return code
+
+
+def _in_one_line(message: object) -> str:
+    return printable(" ".join(str(message).split()))

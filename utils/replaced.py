@@ -8,7 +8,10 @@ from lightning.pytorch.callbacks import Callback
 
 
 class ReplacedImages(Callback):
-    """Warns of each image that has been replaced, once, whichever worker has come upon it."""
+    """Warns of each image that has been replaced, once, whichever worker has come upon it.
+
+    Each of several processes warns of those of its own, though others leave warnings to the first.
+    """
 
     def __init__(self) -> None:
         self.told: set[str] = set()
@@ -19,4 +22,6 @@ class ReplacedImages(Callback):
         for reason in batch.replaced:
             if reason and reason not in self.told:
                 self.told.add(reason)
-                warnings.warn(f"{reason}; the next image takes its place", stacklevel=2)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("always")
+                    warnings.warn(f"{reason}; the next image takes its place", stacklevel=2)

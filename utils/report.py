@@ -90,7 +90,8 @@ def write_results(folder: Path, figures: Sequence[Figure], content: Mapping[str,
     for figure in figures:
         for score in figure.scores:
             writer.writerow([*identity, figure.data_set, figure.degradation, *score])
-    write_whole(folder / SCORES, lambda file: file.write(table.getvalue().encode()))
+    rows = table.getvalue().encode(errors="backslashreplace")  # of names that are not UTF-8
+    write_whole(folder / SCORES, lambda file: file.write(rows))
 
     results = [
         {name: "inf" if value == math.inf else value for name, value in figure.items()}
