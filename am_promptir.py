@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from net.checkpoint import Trained, default_checkpoint, load_network
@@ -24,8 +25,8 @@ from utils.comparison import write_comparison
 from utils.devices import choose_device
 from utils.errors import UserError
 from utils.image_io import EXTENSIONS
-from utils.inference import Part
-from utils.pictures import Picture, read_picture, write_picture
+from utils.inference import SMALLEST_TILE, Part
+from utils.pictures import Picture, read_picture, take_picture, write_picture
 
 # what torch and its libraries say beside `torch.OutOfMemoryError`
 NO_ROOM = ("can't allocate memory", "not enough memory", "out of memory", "alloc_failed")
@@ -54,7 +55,7 @@ class Restored(NamedTuple):
 
 
 def restore(
-    source: str | Path | np.ndarray | Picture,
+    source: str | Path | np.ndarray | Image.Image | Picture,
     checkpoint: str | Path | Trained | None = None,
     *,
     task: str | None = None,
@@ -68,13 +69,13 @@ def restore(
 
     Args:
         source: a file; or pixels, uint8 or uint16, (H, W) or (H, W, C) with C 1 to 4 (grey, grey
-            and alpha, RGB, RGB and alpha).
+            and alpha, RGB, RGB and alpha); or an image of Pillow's.
         checkpoint: what `load` gave, or a path, which is loaded anew each time; by default the
             first there of `net.checkpoint.DEFAULTS`.
         task: the degradation, if you know it; by default the network decides (blind).
         text: the same in your own words; needs CLIP.
         strength: from 0, the picture as it was, to 1.
-        tile: side of the tiles in pixels; 0 for the whole picture at once, None to choose.
+        tile: side of the tiles in pixels, from 64; 0 for the whole picture at once, None to choose.
         cuda: index of the GPU, -1 for the CPU, None to choose; of a network loaded here.
         on_part: called after each tile.
 
@@ -94,12 +95,14 @@ def load(checkpoint: str | Path | None = None, cuda: int | None = None) -> Train
     return trained
 
 
-def as_picture(source: str | Path | np.ndarray | Picture) -> Picture:
+def as_picture(source: str | Path | np.ndarray | Image.Image | Picture) -> Picture:
     """What `restore` takes, as a picture. Raises `UserError`."""
     if isinstance(source, Picture):
         return source
     if isinstance(source, str | Path):
         return read_picture(Path(source))
+    if isinstance(source, Image.Image):
+        return take_picture(source)
     pixels = np.asarray(source)
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
     kinds = (np.uint8, np.uint16)
@@ -125,8 +128,10 @@ def restore_picture(
     """`restore`, with a network in hand and `named` as `name_degradation` gives it."""
     if not isinstance(strength, int | float) or not 0 <= strength <= 1:
         raise UserError(f"strength {strength!r}: expected a number from 0 to 1")
-    if tile is not None and (not isinstance(tile, int) or tile < 0):
-        raise UserError(f"tile {tile!r}: expected a whole number of pixels, 0 or None")
+    if tile is not None and (not isinstance(tile, int) or 0 != tile < SMALLEST_TILE):
+        raise UserError(
+            f"tile {tile!r}: expected a whole number of pixels from {SMALLEST_TILE}, 0 or None"
+        )
     seen = torch.zeros(len(trained.degradations))
     pixels = 0
 

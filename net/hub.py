@@ -12,8 +12,10 @@ from huggingface_hub import ModelCard, PyTorchModelHubMixin, hf_hub_download
 
 from net.weights import FILE_NAME, pack_weights
 from utils.errors import UserError
-from utils.image_io import write_whole
+from utils.image_io import check_writable, write_whole
 
+FILE_ENDINGS = (".ckpt", ".safetensors")
+CARD_NAME, CARD_START = "README.md", b"---"
 CARD = """---
 {{ card_data }}
 ---
@@ -81,7 +83,7 @@ class OnHub(
         from net.checkpoint import load_network  # which imports every network
 
         path = Path(source)
-        if not path.exists():
+        if not _is_there(path):
             path = _download(
                 str(source),
                 revision=revision,
@@ -100,19 +102,26 @@ class OnHub(
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
         """Write the folder; options are the mixin's (`push_to_hub`, `repo_id`, ...).
 
+        A model there is replaced, and so is its card; a README.md that is no card is kept.
+
         Raises:
             ValueError: the network comes from no checkpoint.
+            UserError: the folder cannot be made or written to.
         """
         if self.origin is None:
             raise ValueError(
                 "nothing is known of these weights: save a network that from_pretrained or "
                 "net.checkpoint.load_network gave, or set its `origin`"
             )
+        check_writable(Path(save_directory))
         return super().save_pretrained(save_directory, **options)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         content = pack_weights(self, self.origin)
         write_whole(save_directory / FILE_NAME, lambda file: file.write(content))
+        card = save_directory / CARD_NAME
+        if card.is_file() and card.read_bytes().startswith(CARD_START):
+            card.unlink()  # the mixin would keep it
 
     def generate_model_card(self, **texts: Any) -> ModelCard:
         """The card, with what the checkpoint tells; `texts` replace parts of it."""
@@ -128,6 +137,21 @@ class OnHub(
             "seed": told.get("seed"),
         }
         return super().generate_model_card(**{**facts, **texts})
+
+
+def _is_there(path: Path) -> bool:
+    """Whether a path exists; raises `UserError` if not, and it can be no name on the hub."""
+    try:
+        if path.exists():
+            return True
+    except OSError as error:  # not allowed, too long a name
+        raise UserError(f"{path}: cannot be read ({error.strerror}); give another path") from error
+    if path.suffix in FILE_ENDINGS:
+        raise UserError(
+            f"{path}: no such file; give the path of a checkpoint, or of a folder that "
+            "save_pretrained wrote"
+        )
+    return False
 
 
 def _download(name: str, **options: Any) -> Path:

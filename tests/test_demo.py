@@ -249,10 +249,44 @@ def test_no_memory_beside_the_network_and_results_that_are_not_finite(trained, p
             patch.setattr(Picture, name, failure)
             with pytest.raises(UserError, match="pixels: out of memory"):
                 restore(photos[0], trained)
-    broken = torch.full((3, *photos[0].shape[:2]), torch.nan)
-    monkeypatch.setattr("utils.inference.restore", lambda *arguments: broken)
-    with pytest.raises(UserError, match="not finite"):
-        restore(photos[0], trained)
+    for value in (torch.nan, torch.inf, -torch.inf):
+        with trained.net.output.register_forward_hook(lambda *given, v=value: given[2] + v):
+            for tile in (0, 64):
+                with pytest.raises(UserError, match="not finite; use another checkpoint"):
+                    restore(photos[0], trained, tile=tile)
+
+
+@pytest.mark.filterwarnings("ignore:picture of mode CMYK")
+def test_images_of_pillow(trained, photos, tmp_path):
+    image = Image.fromarray(photos[0])
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "turned.png", exif=exif)
+    clear = image.quantize(16)
+    clear.info["transparency"] = 3
+    deep = photos[0][..., 0].astype(np.uint16) * 257
+    for given, alike in (
+        (image, photos[0]),
+        (image.convert("P"), image.convert("P").convert("RGB")),
+        (clear, clear.convert("RGBA")),
+        (image.convert("LA"), np.dstack([image.convert("L"), np.full((80, 96), 255, np.uint8)])),
+        (image.convert("1"), image.convert("1").convert("L")),
+        (image.convert("CMYK"), image.convert("CMYK").convert("RGB")),
+        (Image.fromarray(deep), deep),
+        (Image.open(tmp_path / "turned.png"), np.rot90(photos[0], -1)),
+    ):
+        taken, expected = am_promptir.as_picture(given), am_promptir.as_picture(np.asarray(alike))
+        assert np.array_equal(taken.pixels, expected.pixels), given.mode
+        assert np.array_equal(taken.alpha, expected.alpha), given.mode
+    write_picture(tmp_path / "deep.png", Picture(photos[0].astype(np.uint16) * 257))
+    for given, words in (
+        (Image.fromarray(deep.astype(np.float32)), "mode F: cannot be taken .floating-point"),
+        (Image.fromarray(deep.astype(np.int32) * 2), "integers beyond 0 to 65535"),
+        (Image.open(tmp_path / "deep.png"), "which Pillow reduces; give the file's path"),
+        (tmp_path, f"{tmp_path}: a folder; give the path of a picture"),
+    ):
+        with pytest.raises(UserError, match=words):
+            restore(given, trained)
 
 
 def test_inputs_that_mean_nothing(demo, photos, monkeypatch, tmp_path):
@@ -332,6 +366,7 @@ def test_python_api(checkpoint, trained, photos, tmp_path):
         restore(photos[0], trained, task="derain", text="rain")
     for wrong, words in (
         ({"tile": -8}, "tile -8: expected"),
+        ({"tile": 1}, "tile 1: expected a whole number of pixels from 64, 0 or None"),
         ({"tile": "256"}, "tile '256': expected"),
         ({"strength": "1"}, "strength '1': expected"),
         ({"task": ""}, "--task : this network knows only"),

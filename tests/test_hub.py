@@ -86,3 +86,32 @@ def test_what_cannot_be_loaded_or_saved(folder, tmp_path):
     with pytest.raises(ValueError, match="nothing is known of these weights"):
         AMPromptIR(**AMPromptIR.configurations["tiny"]).save_pretrained(tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+def test_another_network_in_the_same_folder(checkpoint, folder, tmp_path):
+    other = save_untrained(tmp_path / "other.ckpt", seed=1)
+    content = torch.load(other, weights_only=True)
+    torch.save({**content, "global_step": 7}, other)
+    saved = tmp_path / "model"
+    shutil.copytree(folder, saved)
+    AMPromptIR.from_pretrained(other).save_pretrained(saved)
+    assert "| steps | 7 |" in (saved / "README.md").read_text()
+    (saved / "README.md").write_text("notes")
+    AMPromptIR.from_pretrained(checkpoint).save_pretrained(saved)
+    assert (saved / "README.md").read_text() == "notes"
+
+
+def test_paths_that_cannot_be(folder, monkeypatch, tmp_path):
+    def fail(*arguments, **options):
+        raise AssertionError("the hub is asked")
+
+    monkeypatch.setattr("net.hub.hf_hub_download", fail)
+    for name in ("ckpt/none.ckpt", "none.safetensors"):
+        with pytest.raises(UserError, match=f"{name}: no such file; give the path"):
+            AMPromptIR.from_pretrained(name)
+    with pytest.raises(UserError, match="File name too long"):
+        AMPromptIR.from_pretrained("x" * 300)
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match=r"file: cannot be written \(File exists\)"):
+        AMPromptIR.from_pretrained(folder).save_pretrained(tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "in the way"

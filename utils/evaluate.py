@@ -45,7 +45,7 @@ def evaluate(
         on_result: called with the sample, the restored image (3, H, W) and its score.
 
     Raises:
-        UserError: the network gives values that are not numbers (infinite ones are clipped).
+        UserError: the network gives values that are not numbers, or infinite.
     """
     device = next(net.parameters()).device
     scores = []

@@ -121,12 +121,14 @@ def open_image(
                     f"{limit or f'--max_pixels {max_pixels}'}; make it smaller, or give a larger "
                     "number if you trust the file"
                 )
-            _check_storage(image)
+            check_storage(image)
             yield image
     except UserError:
         raise
     except FileNotFoundError as error:
         raise UserError(f"{name}: no such file") from error
+    except IsADirectoryError as error:
+        raise UserError(f"{name}: a folder; give the path of a picture") from error
     except Exception as error:  # decoders of damaged files raise anything
         reason = "not an image" if isinstance(error, UnidentifiedImageError) else describe(error)
         raise UserError(
@@ -162,7 +164,7 @@ def _opened(content: IO[bytes], formats: Sequence[str] | None) -> ImageFile.Imag
             Image.MAX_IMAGE_PIXELS = limit
 
 
-def _check_storage(image: ImageFile.ImageFile) -> None:
+def check_storage(image: Image.Image) -> None:
     """Raise `ValueError` if the pixels are stored so that they would be taken wrongly."""
     if image.mode == "F":
         raise ValueError("floating-point values; save it with 8 or 16 bits a channel")
@@ -174,7 +176,7 @@ def _check_storage(image: ImageFile.ImageFile) -> None:
             raise ValueError("16 bits a channel in separate planes; save it interleaved, or as PNG")
 
 
-def read_deep_grey(image: ImageFile.ImageFile) -> np.ndarray:
+def read_deep_grey(image: Image.Image) -> np.ndarray:
     """uint16 (H, W) of a picture of 16-bit grey, or of integers of more bits that fit.
 
     Raises:
@@ -336,7 +338,8 @@ def to_pixels(image: Tensor) -> np.ndarray:
 
 def raw_mode(image: Image.Image) -> str:
     """How a file stores its pixels, in Pillow's words; `16` in it means 16 bits a channel."""
-    arguments = image.tile[0].args if image.tile else ""
+    tile = getattr(image, "tile", None)  # not of a picture that comes from no file
+    arguments = tile[0].args if tile else ""
     return str(arguments if isinstance(arguments, str) else (arguments or [""])[0])
 
 

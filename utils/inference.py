@@ -47,7 +47,8 @@ def restore(
         on_part: called after each tile; without scores if the network does not give them.
 
     Returns:
-        (3, H, W) in [0, 1], clipped, on the network's device.
+        (3, H, W) in [0, 1], clipped, on the network's device; where the network gives infinite
+        values, NaN.
     """
     device = next(net.parameters()).device
     image = image[None].to(device)
@@ -117,7 +118,9 @@ def _restore_whole(
         scores = scores[0]
     else:
         restored = net(padded, named)
-    return restored[..., :height, :width].clamp(0, 1), scores
+    restored = restored[..., :height, :width]
+    restored = restored.masked_fill(restored.isinf(), torch.nan)  # clipped, it would look sound
+    return restored.clamp(0, 1), scores
 
 
 def _spans(length: int, tile: int, overlap: int, multiple: int) -> list[tuple[int, int]]:

@@ -15,13 +15,16 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageFile
+from PIL import ExifTags, Image
 from torch import Tensor
 
 from utils.deep_images import encode_png, encode_tiff
+from utils.errors import UserError
 from utils.image_io import (
     MAX_PIXELS,
     ORIENTATION_TAG,
+    check_storage,
+    describe,
     encode_image,
     encoding,
     format_of,
@@ -119,7 +122,27 @@ def parse_picture(content: bytes, name: str, max_pixels: int) -> tuple[Picture, 
         return _decode(image, lambda: content, name), image.format
 
 
-def _decode(image: ImageFile.ImageFile, read_file: Callable[[], bytes], name: str) -> Picture:
+def take_picture(image: Image.Image) -> Picture:
+    """The picture that Pillow holds, in any of its modes.
+
+    Raises:
+        UserError: it cannot be taken, for its mode or since it is of a damaged file.
+    """
+
+    def refuse() -> bytes:
+        raise ValueError("16 bits a channel, which Pillow reduces; give the file's path")
+
+    name = f"picture of mode {image.mode}"
+    try:
+        check_storage(image)
+        return _decode(image, refuse, name)
+    except Exception as error:  # decoders of damaged files raise anything
+        raise UserError(
+            f"{name}: cannot be taken ({describe(error)}); give RGB, grey, or the path of a file"
+        ) from error
+
+
+def _decode(image: Image.Image, read_file: Callable[[], bytes], name: str) -> Picture:
     """The picture of an opened file; `read_file` gives the whole file, for what Pillow cannot."""
     if getattr(image, "n_frames", 1) > 1:
         warnings.warn(f"{name}: only the first of {image.n_frames} frames is taken", stacklevel=2)
