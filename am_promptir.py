@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import torch
 from PIL import Image
@@ -42,6 +43,14 @@ class Restored(NamedTuple):
     before: Picture
     after: Picture
     weights: dict[str, float] | None
+
+    @property
+    def change_db(self) -> float | None:
+        """PSNR of the result against the picture in dB; None if they are the same."""
+        before, after = self.before.pixels, self.after.pixels
+        if np.array_equal(before, after):
+            return None
+        return cv2.PSNR(before, after, float(np.iinfo(before.dtype).max))
 
     def save(self, path: str | Path) -> None:
         """Write the result in the format of the path's ending. Raises `UserError`."""

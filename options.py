@@ -359,12 +359,18 @@ def demo_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--input",
         nargs="+",
+        type=not_empty,
         required=True,
         metavar="PATH",
         help="pictures, folders of them (with those inside), or patterns such as 'photos/*.jpg'; "
         "- for a list of pictures on standard input, one a line",
     )
-    parser.add_argument("--output", type=Path, default=Path("output"), help="folder for the result")
+    parser.add_argument(
+        "--output",
+        type=lambda text: Path(not_empty(text)),
+        default=Path("output"),
+        help="folder for the results; or, of a single picture, the file",
+    )
     saying = parser.add_mutually_exclusive_group()
     saying.add_argument(
         "--task", choices=DEGRADATION_NAMES, help="what is wrong; without it the network decides"
@@ -499,6 +505,13 @@ def positive_float(text: str) -> float:
 def probability(text: str) -> float:
     """A number from 0 to 1."""
     return _number(float, text, lambda value: 0 <= value <= 1, "a number from 0 to 1")
+
+
+def not_empty(text: str) -> str:
+    """A text of at least one character."""
+    if not text:
+        raise argparse.ArgumentTypeError("'': expected a path")
+    return text
 
 
 def tile_size(text: str) -> int | None:
