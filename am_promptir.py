@@ -8,11 +8,13 @@ print(result.weights)                        # what the network took to be wrong
 restore("rainy.png", "ckpt/best.ckpt", task="derain", strength=0.7)
 """
 
+import numbers
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import torch
 from PIL import Image
@@ -22,14 +24,11 @@ from net.checkpoint import Trained, default_checkpoint, load_network
 from net.text import CLIP_PRETRAINED, embed, weigh_by_similarity
 from utils import inference
 from utils.comparison import write_comparison
-from utils.devices import choose_device
+from utils.devices import choose_device, is_for_want_of_memory
 from utils.errors import UserError
 from utils.image_io import EXTENSIONS
 from utils.inference import SMALLEST_TILE, Part
 from utils.pictures import Picture, read_picture, take_picture, write_picture
-
-# what torch and its libraries say beside `torch.OutOfMemoryError`
-NO_ROOM = ("can't allocate memory", "not enough memory", "out of memory", "alloc_failed")
 
 
 class Restored(NamedTuple):
@@ -42,6 +41,14 @@ class Restored(NamedTuple):
     before: Picture
     after: Picture
     weights: dict[str, float] | None
+
+    @property
+    def change_db(self) -> float | None:
+        """PSNR of the result against the picture in dB; None if they are the same."""
+        before, after = self.before.pixels, self.after.pixels
+        if np.array_equal(before, after):
+            return None
+        return cv2.PSNR(before, after, float(np.iinfo(before.dtype).max))
 
     def save(self, path: str | Path) -> None:
         """Write the result in the format of the path's ending. Raises `UserError`."""
@@ -126,9 +133,9 @@ def restore_picture(
     on_part: Callable[[Part], None] | None = None,
 ) -> Restored:
     """`restore`, with a network in hand and `named` as `name_degradation` gives it."""
-    if not isinstance(strength, int | float) or not 0 <= strength <= 1:
+    if not isinstance(strength, numbers.Real) or not 0 <= strength <= 1:
         raise UserError(f"strength {strength!r}: expected a number from 0 to 1")
-    if tile is not None and (not isinstance(tile, int) or 0 != tile < SMALLEST_TILE):
+    if tile is not None and (not isinstance(tile, numbers.Integral) or 0 != tile < SMALLEST_TILE):
         raise UserError(
             f"tile {tile!r}: expected a whole number of pixels from {SMALLEST_TILE}, 0 or None"
         )
@@ -151,7 +158,7 @@ def restore_picture(
         after = picture.with_colours(torch.lerp(image, restored, strength))
     except (MemoryError, RuntimeError) as error:
         size = f"{picture.size[0]} x {picture.size[1]} pixels"
-        if _lacks_memory(error):
+        if is_for_want_of_memory(error):
             raise UserError(
                 f"{size}: out of memory; give a smaller tile, such as --tile 256"
             ) from error
@@ -212,11 +219,6 @@ def describe_weights(weights: dict[str, float]) -> str:
     """Weights in one line, the largest first."""
     ranked = sorted(weights.items(), key=lambda item: -item[1])
     return ", ".join(f"{name} {weight:.0%}" for name, weight in ranked)
-
-
-def _lacks_memory(error: Exception) -> bool:
-    kinds = MemoryError | torch.OutOfMemoryError
-    return isinstance(error, kinds) or any(words in str(error).lower() for words in NO_ROOM)
 
 
 def _with_known_ending(path: Path) -> Path:

@@ -1,6 +1,6 @@
 """Restore pictures of any size.
 
-python demo.py --input photo.jpg --output restored              # blind
+python demo.py --input photo.jpg --output restored              # blind; or --output restored.jpg
 python demo.py --input photos --output restored --compare       # a folder, with side-by-sides
 python demo.py --input 'photos/**/*.jpg' --output restored      # a pattern; or several of all these
 find photos -name '*.jpg' | python demo.py --input - --output restored
@@ -13,10 +13,12 @@ import json
 import os
 import stat
 import sys
+import warnings
 from argparse import Namespace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
@@ -32,6 +34,8 @@ from utils.printable import printable
 
 REPORT = "restored.json"  # in the folder of the results
 ENDINGS = " ".join(sorted(EXTENSIONS))
+BRACKETS = ", and write [[] for a bracket that is part of the name"
+NEARLY_UNCHANGED = 38  # dB of a result against its picture
 MISSING, FOLDER = "no such file", "a folder; expected a picture"
 
 
@@ -45,12 +49,13 @@ class Target(NamedTuple):
 def main() -> int:
     options = demo_options()
     names, failures = find_pictures(options.input, options.output)
-    targets = find_targets(names, options.output, options.compare)
+    names, folder = name_results(names, options.output)
+    targets = find_targets(names, folder, options.compare)
     trained = load(options.ckpt_name, options.cuda)
     named = name_degradation(
         trained, options.task, options.text, options.clip_pretrained, options.clip_quick_gelu
     )
-    check_writable(options.output)
+    check_writable(folder)
     print(printable(f"{trained.description['checkpoint']}: {trained.describe()}"), flush=True)
     if options.text:
         print(f"understood as: {describe_weights(_by_name(trained, named))}")
@@ -70,6 +75,7 @@ def main() -> int:
                         picture, trained, named, options.strength, options.tile, show
                     )
                     save(result, target, options.compare)
+                    change = result.change_db
                 except UserError as error:
                     _add_failure(failures, str(source), str(error))
                     continue
@@ -78,18 +84,16 @@ def main() -> int:
                         "input": str(source),
                         "output": str(target.restored),
                         "weights": result.weights,
+                        "change_db": change,
                     }
                 )
-                if result.weights:
-                    words = f"{source}: looks like {describe_weights(result.weights)}"
-                    tqdm.write(printable(words))
+                words = describe_result(result.weights, change) if named is None else ""
+                if words:
+                    tqdm.write(printable(f"{source}: {words}"))
     finally:  # what is done is told of after Ctrl-C as well
         entries += [{"input": name, "error": reason} for name, reason in failures.items()]
-        report = describe_run(trained, named, options) | {"pictures": entries}
-        text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
-        # what is not UTF-8 becomes JSON's own escape
-        content = text.encode(errors="backslashreplace")
-        write_whole(options.output / REPORT, lambda file: file.write(content))
+        if folder == options.output:
+            write_report(folder, describe_run(trained, named, options) | {"pictures": entries})
 
     done = len(entries) - len(failures)
     print(f"{done} of {len(entries)} pictures restored: {printable(options.output)}")
@@ -144,7 +148,10 @@ def find_pictures(inputs: list[str], output: Path) -> tuple[dict[Path, Path], di
                 raise UserError(f"--input {given}: no such pattern ({error})") from error
             found = _leave_out(output, top, [p for p in found if not _find_fault(p)])
             if not found:
-                raise UserError(f"--input {given}: no picture's name is like this; correct it")
+                hint = BRACKETS if "[" in given else ""
+                raise UserError(
+                    f"--input {given}: no picture's name is like this; correct it{hint}"
+                )
             names |= {picture: picture.relative_to(top) for picture in found}
         elif fault:
             raise UserError(f"--input {path}: {fault}")
@@ -158,6 +165,24 @@ def find_pictures(inputs: list[str], output: Path) -> tuple[dict[Path, Path], di
     return names, failures
 
 
+def name_results(names: dict[Path, Path], output: Path) -> tuple[dict[Path, Path], Path]:
+    """The names of the results and their folder; `--output` may be the file of a single one.
+
+    Raises:
+        UserError: it is that of several, or of a format that is not written.
+    """
+    ending = output.suffix.lower()
+    if ending not in Image.registered_extensions() or output.is_dir():
+        return names, output
+    if ending not in EXTENSIONS:
+        raise UserError(f"--output {output}: expected a folder, or a name ending in {ENDINGS}")
+    if len(names) > 1:
+        raise UserError(
+            f"--output {output}: one file for {len(names)} pictures; expected a folder for them"
+        )
+    return {picture: Path(output.name) for picture in names}, output.parent
+
+
 def find_targets(names: dict[Path, Path], output: Path, compare: bool) -> dict[Path, Target]:
     """Where the results of each picture go: below the output folder.
 
@@ -168,15 +193,16 @@ def find_targets(names: dict[Path, Path], output: Path, compare: bool) -> dict[P
         path: Target(output / name, output / COMPARISONS / name.with_name(f"{name.name}.png"))
         for path, name in names.items()
     }
-    taken = {path.resolve() for path in targets}
+    taken = {os.path.realpath(path) for path in targets}
     for target in targets.values():
         for path in target if compare else [target.restored]:
-            if path.resolve() in taken:
+            real = os.path.realpath(path)  # which takes links in a circle
+            if real in taken:
                 raise UserError(
                     f"--output {output}: {path} is an input or another result and would be "
                     "overwritten; choose another folder, or restore the inputs one by one"
                 )
-            taken.add(path.resolve())
+            taken.add(real)
     return targets
 
 
@@ -185,6 +211,25 @@ def save(result: Restored, target: Target, compare: bool) -> None:
     result.save(target.restored)
     if compare:
         result.save_comparison(target.comparison)
+
+
+def describe_result(weights: dict[str, float] | None, change: float | None) -> str:
+    """What a network that was not told what is wrong made of a picture, or nothing.
+
+    weights, change: as in `Restored`.
+    """
+    words = [f"looks like {describe_weights(weights)}"] if weights else []
+    if change is None or change >= NEARLY_UNCHANGED:
+        words.append("nearly unchanged")
+    return "; ".join(words)
+
+
+def write_report(folder: Path, report: dict[str, Any]) -> None:
+    """Write what was done as JSON. Raises `UserError`."""
+    text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
+    # what is not UTF-8 becomes JSON's own escape
+    content = text.encode(errors="backslashreplace")
+    write_whole(folder / REPORT, lambda file: file.write(content))
 
 
 def describe_run(trained: Trained, named: Tensor | None, options: Namespace) -> dict[str, Any]:
@@ -222,10 +267,17 @@ def _find_fault(path: Path) -> str:
 
 def _leave_out(output: Path, top: Path, pictures: list[Path]) -> list[Path]:
     """The pictures without those in the output folder, if it is inside the folder `top`."""
-    output = output.resolve()
-    if top.resolve() not in output.parents:
+    output, top = (Path(os.path.realpath(folder)) for folder in (output, top))
+    if top not in output.parents:
         return pictures
-    return [p for p in pictures if not p.parent.resolve().is_relative_to(output)]
+    kept = [p for p in pictures if not Path(os.path.realpath(p.parent)).is_relative_to(output)]
+    if len(kept) < len(pictures):
+        warnings.warn(
+            f"{len(pictures) - len(kept)} of {len(pictures)} pictures are in --output {output} "
+            "and left out, as earlier results",
+            stacklevel=2,
+        )
+    return kept
 
 
 def _add_failure(failures: dict[str, str], name: str, reason: str) -> None:

@@ -392,12 +392,18 @@ def demo_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--input",
         nargs="+",
+        type=not_empty,
         required=True,
         metavar="PATH",
         help="pictures, folders of them (with those inside), or patterns such as 'photos/*.jpg'; "
         "- for a list of pictures on standard input, one a line",
     )
-    parser.add_argument("--output", type=path, default=Path("output"), help="folder for the result")
+    parser.add_argument(
+        "--output",
+        type=path,
+        default=Path("output"),
+        help="folder for the results; or, of a single picture, the file",
+    )
     saying = parser.add_mutually_exclusive_group()
     saying.add_argument(
         "--task", choices=DEGRADATION_NAMES, help="what is wrong; without it the network decides"
@@ -504,9 +510,9 @@ def path(text: str) -> Path:
 
 
 def not_empty(text: str) -> str:
-    """Any text but an empty one."""
+    """Any text but an empty one, such as a path or a pattern."""
     if not text:
-        raise argparse.ArgumentTypeError("'': expected a text that is not empty")
+        raise argparse.ArgumentTypeError("'': expected a path")
     return text
 
 

@@ -8,7 +8,6 @@ goes to the screen, the last line is JSON with each picture's figures.
 import json
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -17,7 +16,7 @@ from data.degradations import DEGRADATIONS
 from data.transforms import add_noise
 from data.variety import compress, to_grey
 from net.checkpoint import default_checkpoint, load_network
-from options import DEFAULT_CHECKPOINT_HELP, Parser, natural, positive
+from options import DEFAULT_CHECKPOINT_HELP, Parser, gpu_index, natural, path, positive
 from utils.devices import choose_device
 from utils.errors import UserError, run
 from utils.image_io import list_images, read_image, to_tensor
@@ -27,6 +26,7 @@ from utils.statistics import interval_of_mean
 from utils.tables import format_markdown
 
 SYNTHESES = {entry.name: entry.synthesis for entry in DEGRADATIONS if entry.synthesis}
+UNCHANGED = 80.0  # dB, in place of infinity: one level of 255 in a hundredth of the values gives 68
 
 Damage = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
@@ -63,28 +63,29 @@ DAMAGES: dict[str, tuple[bool, Damage]] = {  # whether of grey photographs, and 
 
 def main() -> int:
     parser = Parser(__doc__.splitlines()[0].split(":")[0] + ".")
-    parser.add_argument("--clean", type=Path, required=True, help="folder of clean photographs")
+    parser.add_argument("--clean", type=path, required=True, help="folder of clean photographs")
     parser.add_argument("--every", type=positive, default=1, help="take every n-th photograph")
-    parser.add_argument("--ckpt_name", type=Path, metavar="FILE", help=DEFAULT_CHECKPOINT_HELP)
-    parser.add_argument("--cuda", type=int, help="index of the GPU, -1 for the CPU")
+    parser.add_argument("--ckpt_name", type=path, metavar="FILE", help=DEFAULT_CHECKPOINT_HELP)
+    parser.add_argument("--cuda", type=gpu_index, help="index of the GPU, -1 for the CPU")
     parser.add_argument("--seed", type=natural, default=0, help="of the damage")
     options = parser.parse_args()
     photos = list_images(options.clean)[:: options.every]
     if not photos:
-        raise UserError(f"--clean {options.clean}: no pictures in this folder; give another")
+        raise UserError(f"--clean {options.clean}: no folder with pictures; give another")
     device = choose_device(options.cuda)
     trained = load_network(options.ckpt_name or default_checkpoint())
     net = trained.net.to(device)
 
     figures: dict[str, list[tuple[float, float]]] = {name: [] for name in DAMAGES}
-    for index, path in enumerate(tqdm(photos, "restoring", unit="photo")):
-        photo = read_image(path)
+    for index, file in enumerate(tqdm(photos, "restoring", unit="photo")):
+        photo = read_image(file)
         for kind, (name, (grey, damage)) in enumerate(DAMAGES.items()):
             clean = to_grey(photo) if grey else photo
             damaged = damage(clean, np.random.default_rng((options.seed, index, kind)))
             clean, damaged = (to_tensor(image).to(device) for image in (clean, damaged))
             restored = (restore(net, damaged, tile=None) * 255).round() / 255
-            figures[name].append((psnr(damaged, clean), psnr(restored, clean)))
+            after = min(psnr(restored, clean), UNCHANGED)
+            figures[name].append((psnr(damaged, clean), after))
 
     print(f"\n{trained.description['checkpoint']}: {trained.describe()}")
     print(f"{len(photos)} photographs, blind, 8 bits, whole images; PSNR in dB\n")

@@ -61,7 +61,7 @@ def test_uploads_are_renamed_whatever_the_header(kind):
         answers.append(message)
 
     header = (b"content-type", f"multipart/form-data; {kind}".encode())
-    scope = {"type": "http", "method": "POST", "path": "/upload", "headers": [header]}
+    scope = {"type": "http", "method": "POST", "path": "/gradio_api/upload", "headers": [header]}
     asyncio.run(GuardedUploads(app, 1000, Path("/uploads"))(scope, receive, send))
     assert not any(b"secret" in body for body in stored)
     assert stored if kind else answers[0]["status"] == 400
@@ -80,6 +80,8 @@ def test_requests_name_uploads_alone(path):
     assert names_other_files(body(path).replace(b"path", b"p\\u0061th"), folder)
     assert not names_other_files(body("/uploads/1f/picture"), folder)
     assert not names_other_files(b'{"data": [null, "blind", 1]}', folder)
+    assert not names_other_files(b"", folder)
+    assert names_other_files(b"no JSON", folder)
 
 
 def test_without_gradio_and_wrong_flags(fails, monkeypatch):
@@ -199,17 +201,20 @@ def test_large_uploads_are_refused(page):
         assert code == expected
 
 
-@pytest.mark.parametrize("where", ["queue/join", "run/answer", "api/answer", "call/answer"])
-def test_no_address_is_fetched(where, page):
+@pytest.mark.parametrize("kind", ["application/json", "application/json; boundary=x"])
+@pytest.mark.parametrize(
+    "where", ["queue/join", "run/answer", "run/upload", "api/upload/", "call/answer"]
+)
+def test_no_address_is_fetched(where, kind, page):
     with socket.create_server(("127.0.0.1", 0)) as server:
-        server.settimeout(1)
+        server.settimeout(0.2)
         address = f"http://127.0.0.1:{server.getsockname()[1]}/a.png"
         file = {"path": address, "meta": {"_type": "gradio.FileData"}}
         body = {"data": [file, "blind", 1], "fn_index": 1, "session_hash": "a", "trigger_id": 1}
         request = urllib.request.Request(
             f"{page[0]}/gradio_api/{where}",
             json.dumps(body).encode(),
-            {"Content-Type": "application/json"},
+            {"Content-Type": kind},
         )
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(request)

@@ -296,12 +296,84 @@ def test_inputs_that_mean_nothing(demo, photos, monkeypatch, tmp_path):
     for inputs, words in (
         (["-"], "no pictures on standard input"),
         ([tmp_path / "*.jpg"], "no picture's name is like this"),
+        ([tmp_path / "photo[1].jpg"], "write [[] for a bracket"),
         ([tmp_path / "**.jpg"], "no such pattern"),
+        ([tmp_path / "one", ""], "'': expected a path"),
         ([tmp_path / "one", tmp_path / "two"], "would be overwritten"),
     ):
         result, report = demo("--input", *inputs)
         assert (result.code, report) == (2, None)
         assert len(result.error_lines) == 1 and words in result.err
+
+
+def test_output_that_is_a_file(run_script, checkpoint, photos, tmp_path):
+    for name in ("x.png", "y.png"):
+        write_image(tmp_path / "in" / name, photos[0])
+
+    def run(output, *inputs):
+        flags = ["--output", output, "--compare", "--ckpt_name", checkpoint, "--cuda", -1]
+        return run_script("demo", "--input", *inputs, *flags)
+
+    result = run(tmp_path / "out" / "result.jpg", tmp_path / "in" / "x.png")
+    assert result.code == 0 and "result.jpg" in result.out, result.err
+    assert results(tmp_path) == ["compare/result.jpg.png", "result.jpg"]
+    assert (tmp_path / "out" / "result.jpg").read_bytes()[:2] == b"\xff\xd8"
+    for output, inputs, words in (
+        (tmp_path / "new.jpg", ["x.png", "y.png"], "one file for 2 pictures; expected a folder"),
+        (tmp_path / "new.gif", ["x.png"], "expected a folder, or a name ending in .bmp"),
+        (tmp_path / "in" / "x.png", ["x.png"], "would be overwritten"),
+        ("", ["x.png"], "'': expected a path"),
+    ):
+        result = run(output, *(tmp_path / "in" / name for name in inputs))
+        assert result.code == 2 and len(result.error_lines) == 1 and words in result.err
+        assert not (tmp_path / "new.jpg").exists() and not (tmp_path / "new.gif").exists()
+    (tmp_path / "folder.png").mkdir()
+    assert run(tmp_path / "folder.png", tmp_path / "in" / "x.png").code == 0
+    assert (tmp_path / "folder.png" / "x.png").exists()
+
+
+def test_change_is_told(demo, photos, tmp_path):
+    write_image(tmp_path / "in.png", photos[0])
+    words = "; nearly unchanged"
+    result, report = demo("--input", tmp_path / "in.png")
+    changed = report["pictures"][0]["change_db"]
+    after = read_image(tmp_path / "out" / "in.png")
+    error = np.mean((photos[0].astype(float) - after) ** 2)
+    assert changed == pytest.approx(10 * np.log10(255**2 / error), abs=1e-3)
+    assert changed < 38 and words not in result.out
+    result, report = demo("--input", tmp_path / "in.png", "--strength", 0)
+    assert report["pictures"][0]["change_db"] is None
+    assert sum(line.endswith(words) for line in result.out.splitlines()) == 1
+    strength = 10 ** ((changed - 40) / 20)
+    result, report = demo("--input", tmp_path / "in.png", "--strength", strength)
+    assert report["pictures"][0]["change_db"] >= 38 and words in result.out
+    flags = ["--strength", 0, "--task", "derain"]
+    assert "unchanged" not in demo("--input", tmp_path / "in.png", *flags)[0].out
+
+
+def test_change_of_every_kind_of_picture():
+    for kind, channels in ((np.uint8, 1), (np.uint8, 3), (np.uint16, 1), (np.uint16, 3)):
+        before = np.zeros((4, 5, channels), kind)
+        after = before + kind(np.iinfo(kind).max // 5)
+        change = am_promptir.Restored(Picture(before), Picture(after), None).change_db
+        assert change == pytest.approx(20 * np.log10(5))
+
+
+def test_comparison_of_narrow_and_of_long_pictures(tmp_path):
+    weights = dict.fromkeys(NAMES, 0.2)
+    narrow = Picture(np.zeros((30, 10, 3), np.uint8))
+    am_promptir.Restored(narrow, narrow, weights).save_comparison(tmp_path / "a.png")
+    picture = read_image(tmp_path / "a.png")
+    captions, bars = picture[:CAPTION_HEIGHT], picture[CAPTION_HEIGHT + 30 :]
+    for part in (captions, bars):  # nothing is cut off at the right
+        assert (part[:, -2:] == 255).all() and part.min() < 100
+    assert (bars == BAR_COLOUR).all(axis=2).any()
+    black = (picture[CAPTION_HEIGHT : CAPTION_HEIGHT + 30] == 0).all(axis=2)
+    assert black.sum() == 2 * 30 * 10
+    long = Picture(np.zeros((1, 40_000, 3), np.uint8))
+    for name in ("a.jpg", "a.webp"):
+        with pytest.raises(UserError, match=r"a\.\w+: 80004 x .*choose PNG or TIFF"):
+            am_promptir.Restored(long, long, None).save_comparison(tmp_path / name)
 
 
 def test_depth_alpha_grey_profile_and_orientation_survive(demo, tmp_path):

@@ -116,4 +116,4 @@ def test_robustness(run_script, fails, photos, tmp_path):
     assert [before for before, _ in figures["clean"]] == [None, None]
     for name in ("rain", "haze"):
         assert all(before < 21 for before, _ in figures[f"{name} and noise 25"])
-    assert "no pictures" in fails("scripts/robustness", *flags, tmp_path)
+    assert "no folder with pictures" in fails("scripts/robustness", *flags, tmp_path)

@@ -8,7 +8,8 @@ import torch
 from utils.errors import UserError
 
 CPU = -1  # the index that asks for the CPU
-NO_ROOM = ("not enough memory", "can't allocate memory", "DefaultCPUAllocator")  # torch, on a CPU
+# what PyTorch and its libraries say beside `torch.OutOfMemoryError`
+NO_ROOM = ("not enough memory", "can't allocate memory", "out of memory", "alloc_failed")
 
 
 class Machine(NamedTuple):
@@ -97,4 +98,4 @@ def choose_machine(
 def is_for_want_of_memory(error: BaseException) -> bool:
     """Whether an error, of PyTorch or of Python, says that there is not enough memory."""
     known = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    return known or any(words in str(error) for words in NO_ROOM)
+    return known or any(words in str(error).lower() for words in NO_ROOM)

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+UPLOADS = "/gradio_api/upload"  # where files are sent to
 UPLOAD_NAME = b"picture"
 MAX_HEADERS = 65_536  # bytes before the content of an uploaded file
 MAX_REQUEST = 1_000_000  # bytes of any other request
@@ -33,7 +34,9 @@ class GuardedUploads:
     async def __call__(self, scope: dict, receive: Any, send: Any) -> None:
         if scope["type"] != "http" or scope["method"] != "POST":
             return await self.app(scope, receive, send)
-        is_upload = scope["path"].rstrip("/").endswith("/upload")
+        headers = dict(scope["headers"])
+        boundary = find_boundary(headers.get(b"content-type", b""))
+        is_upload = bool(boundary) and scope["path"].rstrip("/").endswith(UPLOADS)
         limit = self.max_bytes + MAX_HEADERS if is_upload else MAX_REQUEST
         body = bytearray()
         more = True
@@ -47,11 +50,7 @@ class GuardedUploads:
                 expected = self.max_bytes if is_upload else MAX_REQUEST
                 words = f"Too large; expected at most {expected / 1e6:g} MB."
                 return await _refuse(send, 413, words)
-        headers = dict(scope["headers"])
         if is_upload:
-            boundary = find_boundary(headers.get(b"content-type", b""))
-            if not boundary:
-                return await _refuse(send, 400, "An upload without a boundary.")
             body = rename_uploads(bytes(body), boundary)
         elif names_other_files(bytes(body), self.folder):
             return await _refuse(send, 400, "Not an uploaded file; upload it first.")
@@ -69,10 +68,11 @@ class GuardedUploads:
 
 
 def find_boundary(content_type: bytes) -> bytes:
-    """Between the parts of a multipart body, by its header; empty if there is none."""
+    """Between the parts of a multipart form, by its header; empty if it is none."""
     kind = email.message.Message()
     kind["content-type"] = content_type.decode("latin-1")
-    return (kind.get_boundary() or "").encode("latin-1")
+    is_form = kind.get_content_type() == "multipart/form-data"
+    return (kind.get_boundary() or "").encode("latin-1") if is_form else b""
 
 
 def rename_uploads(body: bytes, boundary: bytes) -> bytes:
@@ -86,11 +86,13 @@ def rename_uploads(body: bytes, boundary: bytes) -> bytes:
 
 
 def names_other_files(body: bytes, folder: Path) -> bool:
-    """Whether a JSON body has a "path" outside the folder of the uploads."""
+    """Whether a body is JSON with a "path" outside the folder of the uploads, or no JSON."""
+    if not body:
+        return False
     try:
         found = [json.loads(body)]
     except (ValueError, RecursionError):
-        return False  # no request that runs anything
+        return True  # such as a form with a boundary that only gradio understands
     while found:
         value = found.pop()
         if isinstance(value, dict):
