@@ -80,6 +80,9 @@ def _check_arguments(content: Mapping[str, Any]) -> None:
     for key, kind in kinds.items():
         if not isinstance(arguments[key], kind):
             raise ValueError(f"{key} {arguments[key]!r:.40}, expected a {kind.__name__}")
+    init = arguments.get("run", {}).get("init")
+    if not isinstance(init, str | None):
+        raise ValueError(f"init {init!r:.40}, expected a sha256 or None")
     if not _is_plain(arguments):
         raise ValueError("expected numbers, texts, and lists and tables of them")
 
@@ -101,6 +104,12 @@ def _check_steps(content: Mapping[str, Any]) -> None:
         for counts in _find_counts(progress[name]):
             for key in {"ready", "completed", *counts}:
                 _check_count(f"{name} {key}", counts[key])
+        if name.endswith("batch_progress") and not isinstance(
+            progress[name]["is_last_batch"], bool
+        ):
+            raise ValueError(f"{name}: is_last_batch is neither True nor False")
+    stepped = progress.get("epoch_loop.state_dict", {}).get("_batches_that_stepped", 0)
+    _check_count("_batches_that_stepped", stepped)
     _check_count("epochs", progress["epoch_progress"]["current"].get("processed", 0), most=1)
     steps = progress[OPTIMIZER_STEPS]["optimizer"]["step"]["total"]["completed"]
     if steps != content["global_step"]:
@@ -153,11 +162,14 @@ def _check_optimizer(content: Mapping[str, Any]) -> None:
     if group["params"] != list(range(len(shapes))):
         raise ValueError(f"its parameters are not the {len(shapes)} of the network")
     for name in ("lr", "eps", "weight_decay"):
-        _check_finite(name, group[name])
+        _check_finite(name, torch.as_tensor(group[name]).reshape(()))
     _check_finite("betas", torch.tensor(group["betas"]).reshape(2))
     set_flags = [name for name in ("amsgrad", "maximize", "differentiable") if group.get(name)]
     if set_flags:
         raise ValueError(f"{set_flags[0]}, which training does not set")
+    others = [group.get(name) for name in ("foreach", "fused", "capturable")]
+    if not all(isinstance(value, bool | None) for value in others):
+        raise ValueError(f"foreach, fused, capturable {others!r:.80}, expected True, False or None")
     for index, entry in state["state"].items():
         for name in ("exp_avg", "exp_avg_sq"):
             if entry[name].shape != shapes[index]:
@@ -172,7 +184,8 @@ def _check_optimizer(content: Mapping[str, Any]) -> None:
 def _check_schedule(content: Mapping[str, Any]) -> None:
     schedule = _only(content["lr_schedulers"])
     _check_count("last_epoch", schedule["last_epoch"], MOST_STEPS)
-    _check_finite("base_lrs", _only(schedule["base_lrs"]))
+    _check_count("_step_count", schedule["_step_count"])
+    _check_finite("base_lrs", torch.as_tensor(_only(schedule["base_lrs"])).reshape(()))
     _only(schedule["lr_lambdas"])
     if not _is_plain(schedule):
         raise ValueError("expected numbers")
