@@ -3,7 +3,8 @@
 The published degradations are of colour photographs, uncompressed, at three levels of noise. A
 network that saw nothing else leaves the noise of a grey picture alone, takes the blocks of JPEG for
 rain, and changes what was clean. With `train.py --variety SHARE` a share of the training samples
-is made otherwise; all ranges are our own choice.
+is made otherwise (rain and haze in colour a sixth less often: they have no noise to change); all
+ranges are our own choice.
 
 Images are uint8 RGB (H, W, 3); every random choice is drawn from the generator passed in.
 """
