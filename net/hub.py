@@ -140,7 +140,12 @@ class OnHub(
 
 
 def _is_there(path: Path) -> bool:
-    """Whether a path exists; raises `UserError` if not, and it can be no name on the hub."""
+    """Whether a path exists.
+
+    Raises:
+        UserError: it cannot be looked at; or it does not exist and is the name of a file, which is
+            none on the hub.
+    """
     try:
         if path.exists():
             return True
