@@ -169,6 +169,7 @@ def build_page(gradio: Any, trained: Trained, options: Namespace, folder: Path) 
             [slider, weights, download, notes],
             api_name=False,
             show_progress_on=slider,
+            trigger_mode="always_last",  # a click while another picture is restored counts too
         )
     return page
 
