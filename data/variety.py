@@ -14,7 +14,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-GREY = 0.5  # share of the varied samples; what follows is drawn independently of it
+GREY = 0.5  # share of the varied samples
 CHANGES = ("compressed", "untouched", "noise", "none")  # evenly; of colour not the last
 QUALITY = (50, 95)  # of JPEG with halved colour, as cameras and web pages have it
 NOISE = (0.4, 1.3)  # standard deviation relative to the degradation's
