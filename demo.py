@@ -282,7 +282,8 @@ def _leave_out(output: Path, top: Path, pictures: list[Path]) -> list[Path]:
 
 def _add_failure(failures: dict[str, str], name: str, reason: str) -> None:
     failures[name] = reason
-    tqdm.write(f"failed: {printable(reason)}", file=sys.stderr)
+    where = "" if reason.startswith(name) else f"{name}: "  # some are of the result, or of neither
+    tqdm.write(f"failed: {printable(where + reason)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -63,6 +63,7 @@ from utils.replaced import ReplacedImages
 
 CPU_DEVICE = torch.device("cpu")
 PREVIOUS = "previous.ckpt"  # what last.ckpt was before
+LOST_WORKER = "DataLoader worker (pid"  # PyTorch's words when one was killed
 
 MAY_CHANGE = ("total_steps", "steps_per_epoch")  # on --resume; the second follows from others
 OLDER = {  # what versions did that had no such choice
@@ -99,6 +100,12 @@ def main() -> int:
         try:
             return train(options)
         except (MemoryError, RuntimeError) as error:
+            if LOST_WORKER in str(error):
+                raise UserError(
+                    f"a process that loads images ended ({shorten(str(error), 200)}), most often "
+                    f"for want of memory: expected room for --num_workers {options.num_workers} "
+                    f"and --cache_gb {options.cache_gb:g}; give less of them, and --resume"
+                ) from error
             if not is_for_want_of_memory(error):
                 raise
             raise UserError(

@@ -1,4 +1,4 @@
-"""train.py in processes of its own that end themselves with SIGKILL at a chosen moment.
+"""train.py in processes of its own that end with SIGKILL, or lose those that load, at a moment.
 
 They are forked from a server that has imported everything, so that one costs a second.
 """
@@ -14,6 +14,7 @@ import torch
 
 import train
 import utils.checkpoints
+from data.loaders import end_workers
 from utils.callbacks import RunControl, SampleImages
 from utils.errors import run
 
@@ -41,7 +42,10 @@ def _train(arguments: list[str], output: Path, kill: tuple[str, int] | None) -> 
         contextlib.redirect_stdout(file),
         contextlib.redirect_stderr(file),
     ):
-        run(train.main)
+        try:
+            run(train.main)
+        finally:
+            end_workers()  # processes of multiprocessing leave out what is registered for the end
 
 
 def _die() -> None:
@@ -68,6 +72,18 @@ def _within_the_step(step: int) -> None:
         if trainer.global_step == step and trainer.global_step == self.step:
             _die()
         original(self, trainer, *rest)
+
+    RunControl.on_train_batch_end = hook
+
+
+def _loaders_after_the_step(step: int) -> None:
+    """The processes that load images, as a system out of memory does."""
+    original = RunControl.on_train_batch_end
+
+    def hook(self, trainer, *rest):
+        original(self, trainer, *rest)
+        if trainer.global_step == step:
+            end_workers()
 
     RunControl.on_train_batch_end = hook
 
@@ -116,6 +132,7 @@ def _before_renaming(number: int) -> None:
 KILLS = {
     "after step": _after_the_step,
     "within step": _within_the_step,
+    "loaders after step": _loaders_after_the_step,
     "validating": _while_validating,
     "writing": _while_writing,
     "before renaming": _before_renaming,
