@@ -9,6 +9,7 @@ import html
 import os
 import shutil
 import signal
+import socket
 import tempfile
 import threading
 import time
@@ -66,6 +67,7 @@ def serve(gradio: Any, page: Any, options: Namespace, folder: Path) -> None:
     limit = int(options.max_mb * 1e6)
     guard = (GuardedUploads, (), {"max_bytes": limit, "folder": folder})
     page.queue(max_size=20)
+    check_address(options.host)
     try:
         page.launch(
             server_name=options.host,
@@ -80,8 +82,7 @@ def serve(gradio: Any, page: Any, options: Namespace, folder: Path) -> None:
         )
     except OSError as error:
         raise UserError(
-            f"--host {options.host} --port {options.port}: cannot listen there, it is taken or "
-            "not this machine's; give another port"
+            f"--port {options.port}: cannot listen there, it is taken or not allowed; give another"
         ) from error
     print(f"open http://{options.host}:{options.port} in a browser; Ctrl-C ends", flush=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
@@ -89,6 +90,20 @@ def serve(gradio: Any, page: Any, options: Namespace, folder: Path) -> None:
         threading.Event().wait()
     except KeyboardInterrupt:
         page.close(verbose=False)
+
+
+def check_address(host: str) -> None:
+    """Raise `UserError` if one cannot listen at an address."""
+    try:
+        if not host:
+            raise OSError("empty")
+        with socket.socket() as probe:
+            probe.bind((host, 0))
+    except (OSError, UnicodeError) as error:
+        raise UserError(
+            f"--host {host!r}: cannot listen there ({error}); give an IPv4 address of this "
+            "machine, such as 127.0.0.1"
+        ) from error
 
 
 def build_page(gradio: Any, trained: Trained, options: Namespace, folder: Path) -> Any:
@@ -101,15 +116,13 @@ def build_page(gradio: Any, trained: Trained, options: Namespace, folder: Path) 
     def answer(
         upload: str | None,
         task: str,
-        strength: float | None,
+        strength: float,
         progress=gradio.Progress(),  # noqa: B008, gradio's way
     ) -> Iterator[tuple[Any, Any, Any, str]]:
         no_download = gradio.DownloadButton(value=None, interactive=False)
         yield None, gradio.Label(visible=False), no_download, ""  # nothing of an earlier picture
         if upload is None:
             raise gradio.Error("Choose a picture first.", print_exception=False)
-        if strength is None:
-            raise gradio.Error("Choose a strength from 0 to 1.", print_exception=False)
         progress(0, "reading")
 
         def show(part: Part) -> None:

@@ -8,9 +8,11 @@ python demo.py --input rainy.png --output restored --task derain --strength 0.7
 """
 
 import glob
+import hashlib
 import io
 import json
 import os
+import signal
 import stat
 import sys
 import warnings
@@ -27,7 +29,13 @@ from net.checkpoint import Trained
 from options import demo_options
 from utils.comparison import COMPARISONS
 from utils.errors import UserError, run
-from utils.image_io import EXTENSIONS, check_writable, list_images, write_whole
+from utils.image_io import (
+    EXTENSIONS,
+    LONGEST_NAME,
+    check_writable,
+    list_images,
+    write_whole,
+)
 from utils.inference import Part
 from utils.pictures import read_picture
 from utils.printable import printable
@@ -36,7 +44,8 @@ REPORT = "restored.json"  # in the folder of the results
 ENDINGS = " ".join(sorted(EXTENSIONS))
 BRACKETS = ", and write [[] for a bracket that is part of the name"
 NEARLY_UNCHANGED = 38  # dB of a result against its picture
-MISSING, FOLDER = "no such file", "a folder; expected a picture"
+MISSING = "no such file; correct the name"
+FOLDER = "a folder; expected a picture"
 
 
 class Target(NamedTuple):
@@ -47,6 +56,7 @@ class Target(NamedTuple):
 
 
 def main() -> int:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
     options = demo_options()
     names, failures = find_pictures(options.input, options.output)
     names, folder = name_results(names, options.output)
@@ -114,7 +124,7 @@ def find_pictures(inputs: list[str], output: Path) -> tuple[dict[Path, Path], di
             and so are folders inside the one given that cannot be read.
     """
     names: dict[Path, Path] = {}
-    single: list[Path] = []
+    single: dict[Path, Path] = {}  # by the whole path, which tells what is given twice
     failures: dict[str, str] = {}
     for given in inputs:
         path = Path(given)
@@ -122,12 +132,15 @@ def find_pictures(inputs: list[str], output: Path) -> tuple[dict[Path, Path], di
         if given == "-":
             if isinstance(sys.stdin, io.TextIOWrapper):  # names may not be UTF-8
                 sys.stdin.reconfigure(errors="surrogateescape")
-            for line in filter(None, map(str.strip, sys.stdin)):
+            for line in sys.stdin:
+                line = line.rstrip("\r\n")
+                if not line.strip():
+                    continue
                 fault = _find_fault(Path(line))
                 if fault:
                     _add_failure(failures, line, f"{line}: {fault}")
                 else:
-                    single.append(Path(line))
+                    single.setdefault(_whole(Path(line)), Path(line))
         elif fault == FOLDER:
             unread: list[OSError] = []
             found = _leave_out(output, path, list_images(path, True, unread.append))
@@ -156,10 +169,10 @@ def find_pictures(inputs: list[str], output: Path) -> tuple[dict[Path, Path], di
         elif fault:
             raise UserError(f"--input {path}: {fault}")
         else:
-            single.append(path)
+            single.setdefault(_whole(path), path)
     if single:
-        top = Path(os.path.commonpath([picture.absolute().parent for picture in single]))
-        names |= {picture: picture.absolute().relative_to(top) for picture in single}
+        top = Path(os.path.commonpath([path.parent for path in single]))
+        names |= {given: path.relative_to(top) for path, given in single.items()}
     if not names and not failures:
         raise UserError("--input -: no pictures on standard input; expected one path a line")
     return names, failures
@@ -190,7 +203,7 @@ def find_targets(names: dict[Path, Path], output: Path, compare: bool) -> dict[P
         UserError: a result would overwrite an input or another result.
     """
     targets = {
-        path: Target(output / name, output / COMPARISONS / name.with_name(f"{name.name}.png"))
+        path: Target(output / name, output / COMPARISONS / name.with_name(_with_png(name.name)))
         for path, name in names.items()
     }
     taken = {os.path.realpath(path) for path in targets}
@@ -199,11 +212,23 @@ def find_targets(names: dict[Path, Path], output: Path, compare: bool) -> dict[P
             real = os.path.realpath(path)  # which takes links in a circle
             if real in taken:
                 raise UserError(
-                    f"--output {output}: {path} is an input or another result and would be "
-                    "overwritten; choose another folder, or restore the inputs one by one"
+                    f"{path}: an input or another result, which would be overwritten; choose "
+                    "another --output, or restore pictures of one name one by one"
                 )
             taken.add(real)
     return targets
+
+
+def _with_png(name: str) -> str:
+    """A name with an ending of its own, as short as file systems want it."""
+    ending = ".png"
+    encoded = os.fsencode(name)
+    room = LONGEST_NAME - len(ending)
+    if len(encoded) > room:
+        ending = f"~{hashlib.sha256(encoded).hexdigest()[:8]}{ending}"
+        encoded = encoded[: LONGEST_NAME - len(ending)]
+        name = encoded.decode(errors="ignore")
+    return name + ending
 
 
 def save(result: Restored, target: Target, compare: bool) -> None:
@@ -250,34 +275,56 @@ def _by_name(trained: Trained, named: Tensor) -> dict[str, float]:
     return dict(zip(trained.degradations, named[0].tolist(), strict=True))
 
 
+def _whole(path: Path) -> Path:
+    """The path from the root, without `..`; links in it stay."""
+    return Path(os.path.normpath(path.absolute()))
+
+
 def _find_fault(path: Path) -> str:
     """Why a path is no picture by its name, or nothing."""
     try:
-        is_folder = stat.S_ISDIR(path.stat().st_mode)
+        mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
         return MISSING
-    except (OSError, ValueError) as error:  # not allowed, too long a name, a zero byte in it
-        return f"cannot be read ({getattr(error, 'strerror', None) or error})"
-    if is_folder:
+    except OSError as error:  # not allowed, too long a name
+        return f"cannot be read ({error.strerror}); give one that you may read"
+    except ValueError as error:  # a zero byte in it
+        return f"cannot be read ({error}); expected a path, in a list one a line"
+    if stat.S_ISDIR(mode):
         return FOLDER
+    if not stat.S_ISREG(mode):
+        return "no regular file; expected a picture"
     if path.suffix.lower() not in EXTENSIONS:
         return f"expected a picture ending in {ENDINGS}"
     return ""
 
 
 def _leave_out(output: Path, top: Path, pictures: list[Path]) -> list[Path]:
-    """The pictures without those in the output folder, if it is inside the folder `top`."""
-    output, top = (Path(os.path.realpath(folder)) for folder in (output, top))
-    if top not in output.parents:
-        return pictures
-    kept = [p for p in pictures if not Path(os.path.realpath(p.parent)).is_relative_to(output)]
+    """The pictures of the folder `top` without those that were made by us.
+
+    They are in the output folder, if it is inside `top`, or among the comparisons of earlier
+    results there.
+    """
+    output, real_top = (Path(os.path.realpath(folder)) for folder in (output, top))
+    holds_output = real_top in output.parents
+    kept = []
+    for picture in pictures:
+        is_result = Path(os.path.realpath(picture.parent)).is_relative_to(output)
+        parents = [top / parent for parent in picture.relative_to(top).parents]
+        if not (holds_output and is_result) and not any(map(_holds_comparisons, parents[:-1])):
+            kept.append(picture)
     if len(kept) < len(pictures):
         warnings.warn(
-            f"{len(pictures) - len(kept)} of {len(pictures)} pictures are in --output {output} "
-            "and left out, as earlier results",
+            f"{len(pictures) - len(kept)} of {len(pictures)} pictures in {top} are earlier results "
+            "or comparisons with them, and left out",
             stacklevel=2,
         )
     return kept
+
+
+def _holds_comparisons(folder: Path) -> bool:
+    """Whether `--compare` made the pictures in a folder."""
+    return folder.name == COMPARISONS and (folder.parent / REPORT).is_file()
 
 
 def _add_failure(failures: dict[str, str], name: str, reason: str) -> None:

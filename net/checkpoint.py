@@ -136,6 +136,7 @@ def _read(path: Path) -> Any:
             f"{path}: no such checkpoint file; train one with train.py, or give the path of one"
         )
     try:
+        path.open("rb").close()  # safetensors calls a file missing that it may not read
         if path.suffix == ENDING:
             return unpack_weights(path, PREFIX)
         check_archive(path)
@@ -144,6 +145,10 @@ def _read(path: Path) -> Any:
         raise UserError(
             f"{path}: refused, it is damaged or holds code besides weights; "
             "use a checkpoint that this project saved"
+        ) from error
+    except PermissionError as error:
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}); give a checkpoint that you may read"
         ) from error
     except Exception as error:  # whatever reading arbitrary bytes as an archive may raise
         raise UserError(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from huggingface_hub import ModelCard, PyTorchModelHubMixin, hf_hub_download
+from huggingface_hub.errors import HFValidationError
 
 from net.weights import FILE_NAME, pack_weights
 from utils.errors import UserError
@@ -162,6 +163,8 @@ def _is_there(path: Path) -> bool:
 def _download(name: str, **options: Any) -> Path:
     """The weights of a model on the hub, as a file in its cache."""
     try:
+        if "/" not in name:
+            raise HFValidationError("no OWNER/NAME")  # without asking the hub, again and again
         return Path(hf_hub_download(name, FILE_NAME, **options))
     except Exception as error:  # whatever the hub, the network or the name may raise
         raise UserError(

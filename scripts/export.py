@@ -60,6 +60,11 @@ def main() -> int:
         raise UserError(f"--half: only for safetensors, not {options.format}; leave it out")
     trained = load_network(options.ckpt_name or default_checkpoint())
     print(f"{trained.description['checkpoint']}: {trained.describe()}", flush=True)
+    if options.output.exists() and options.output.samefile(trained.description["checkpoint"]):
+        raise UserError(
+            f"--output {options.output}: is the checkpoint itself, which would be overwritten; "
+            "give another name"
+        )
     check_writable(options.output.parent)
     if options.format == "onnx":
         content = to_onnx(trained)

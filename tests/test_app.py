@@ -280,7 +280,10 @@ def test_what_is_no_picture_is_refused(name, words, page, browser, tmp_path):
 def test_a_port_that_is_taken(page, fails, tmp_path):
     checkpoint = save_untrained(tmp_path / "tiny.ckpt")
     message = fails("app", "--port", page[0].rsplit(":")[-1], "--ckpt_name", checkpoint)
-    assert "cannot listen there" in message
+    assert "--port" in message and "cannot listen there, it is taken" in message
+    for host in ("", "no such host", "203.0.113.1"):
+        message = fails("app", "--host", host, "--ckpt_name", checkpoint)
+        assert f"--host {host!r}: cannot listen there" in message
 
 
 def test_nothing_is_left_at_the_end(page):

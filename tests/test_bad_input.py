@@ -366,6 +366,21 @@ def test_output_that_cannot_be_written(
     assert "cannot be written" in fails("train", *train_flags, "--ckpt_dir", output)
 
 
+def test_a_checkpoint_that_may_not_be_read(fails, checkpoint, monkeypatch, tmp_path):
+    original = Path.open
+
+    def open_(path, *arguments):
+        if path == checkpoint:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return original(path, *arguments)
+
+    monkeypatch.setattr(Path, "open", open_)
+    write_image(tmp_path / "a.png", np.zeros((8, 8, 3), np.uint8))
+    flags = ["--output", tmp_path / "out", "--ckpt_name", checkpoint]
+    message = fails("demo", "--input", tmp_path / "a.png", *flags)
+    assert "cannot be read (Permission denied); give a checkpoint that you may read" in message
+
+
 def test_demo_never_overwrites_an_input(fails, checkpoint, photos, tmp_path):
     write_image(tmp_path / "in.png", photos[0])
     before = (tmp_path / "in.png").read_bytes()
@@ -378,7 +393,7 @@ def test_demo_never_overwrites_an_input(fails, checkpoint, photos, tmp_path):
     for name in ("in.png", "in.png.png"):  # the second is where the first one's comparison goes
         write_image(tmp_path / "compare" / name, photos[0])
     message = fails("demo", "--input", tmp_path / "compare", *flags, "--compare")
-    assert "compare/in.png.png is an input" in message
+    assert "compare/in.png.png: an input" in message
     (tmp_path / "empty").mkdir()
     (tmp_path / "moving.gif").write_text("no still")
     assert "expected a picture" in fails("demo", "--input", tmp_path / "moving.gif", *flags)

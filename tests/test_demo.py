@@ -4,6 +4,8 @@ import errno
 import io
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from PIL import Image
 import am_promptir
 from am_promptir import load, restore
 from net.checkpoint import load_network
-from tests.conftest import save_untrained
+from tests.conftest import ROOT, save_untrained
 from utils.comparison import BAR_COLOUR, BAR_HEIGHT, CAPTION_HEIGHT, GAP
 from utils.errors import UserError
 from utils.image_io import list_images, read_image, write_image
@@ -38,8 +40,8 @@ def demo(run_script, checkpoint, tmp_path):
     """Run demo.py into out/; returns how it ended and its report."""
 
     def run(*flags):
-        flags = [*flags, "--output", tmp_path / "out", "--ckpt_name", checkpoint, "--cuda", -1]
-        result = run_script("demo", *flags)
+        usual = ["--output", tmp_path / "out", "--ckpt_name", checkpoint, "--cuda", -1]
+        result = run_script("demo", *usual, *flags)
         report = tmp_path / "out" / "restored.json"
         return result, json.loads(report.read_text()) if report.exists() else None
 
@@ -129,7 +131,8 @@ def test_a_failure_stops_nothing_else(demo, photos, monkeypatch, tmp_path):
 
     monkeypatch.setattr("utils.inference.restore", fail)
     result, _ = demo("--input", tmp_path / "in" / "good.png")
-    assert result.code == 1 and "96 x 80 pixels: out of memory; give a smaller tile" in result.err
+    assert result.code == 1
+    assert "good.png: 96 x 80 pixels: out of memory; give a smaller tile" in result.err
 
 
 def test_encoders_and_networks_that_fail_stop_nothing_else(demo, photos, monkeypatch, tmp_path):
@@ -169,6 +172,66 @@ def test_comparison_that_cannot_be_made(trained, photos, monkeypatch, tmp_path):
     monkeypatch.setattr("numpy.concatenate", fail)
     with pytest.raises(UserError, match=r"a\.png: cannot be written as PNG \(out of memory\)"):
         result.save_comparison(tmp_path / "a.png")
+
+
+def test_earlier_comparisons_are_no_pictures(demo, photos, tmp_path):
+    write_image(tmp_path / "in" / "a.png", photos[0][:16, :16])
+    assert demo("--input", tmp_path / "in", "--compare")[0].code == 0
+    again = tmp_path / "again"
+    for given in (tmp_path / "out", tmp_path / "out" / "**/*.png"):
+        result, _ = demo("--input", given, "--compare", "--output", again)
+        assert result.code == 0, result.err
+        assert f"1 of 2 pictures in {tmp_path / 'out'} are earlier results" in result.err
+        names = sorted(str(path.relative_to(again)) for path in list_images(again, True))
+        assert names == ["a.png", "compare/a.png.png"]
+    assert (
+        demo("--input", tmp_path / "out" / "compare")[0].code == 0
+    )  # but if that is what is meant
+
+
+def test_names_of_lists(demo, photos, monkeypatch, tmp_path):
+    """They may begin and end with spaces, be as long as names can be, and be there twice."""
+    names = [" lead.png", "x" * 251 + ".png"]
+    for name in names:
+        write_image(tmp_path / "in" / name, photos[0][:16, :16])
+    monkeypatch.chdir(tmp_path / "in")
+    lines = [*names, f"../in/{names[0]}", "", "one\0two.png"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
+    result, report = demo("--input", "-", "--compare")
+    assert result.code == 1 and "2 of 3 pictures restored" in result.out, result.err
+    assert "in a list one a line" in report["pictures"][-1]["error"]
+    compared = [path.name for path in list_images(tmp_path / "out" / "compare")]
+    assert len(compared) == 2 and max(map(len, compared)) == 255
+
+
+def test_a_pipe_is_no_picture(demo, tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    result, _ = demo("--input", tmp_path / "a.png")
+    assert result.code == 2 and "a.png: no regular file" in result.err
+    with pytest.raises(UserError, match=r"a\.png: a pipe"):
+        read_picture(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(
+    ("streams", "code", "words"),
+    [
+        ("> /dev/full", 2, "error: cannot write (No space left"),
+        ("| true", 0, "error: cannot write (Broken pipe), most likely"),
+        (">&-", 0, ""),
+        ("2>&-", 0, ""),
+        ("--input - <&-", 2, "error: --input -: no pictures on standard input"),
+    ],
+)
+def test_streams_that_are_closed_or_full(streams, code, words, checkpoint, photos, tmp_path):
+    write_image(tmp_path / "a.png", photos[0][:16, :16])
+    flags = f"--cuda -1 --ckpt_name {checkpoint} --output {tmp_path / 'out'}"
+    command = f"{sys.executable} demo.py --input {tmp_path / 'a.png'} {flags} {streams}"
+    done = subprocess.run(
+        ["/bin/sh", "-c", command], cwd=ROOT, stderr=subprocess.PIPE, text=True, timeout=120
+    )
+    errors = [line for line in done.stderr.splitlines() if "error" in line.lower()]
+    assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
+    assert len(errors) == bool(words) and all(line.startswith(words) for line in errors)
 
 
 def test_names_that_no_terminal_shows(demo, photos, tmp_path):

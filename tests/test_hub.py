@@ -109,9 +109,11 @@ def test_paths_that_cannot_be(folder, monkeypatch, tmp_path):
     for name in ("ckpt/none.ckpt", "none.safetensors"):
         with pytest.raises(UserError, match=f"{name}: no such file; give the path"):
             AMPromptIR.from_pretrained(name)
+    with pytest.raises(UserError, match="mistyped: no such file or folder, and no model"):
+        AMPromptIR.from_pretrained("mistyped")
     with pytest.raises(UserError, match="File name too long"):
         AMPromptIR.from_pretrained("x" * 300)
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(UserError, match=r"file: cannot be written \(File exists\)"):
+    with pytest.raises(UserError, match="file: a file; give the path of a folder"):
         AMPromptIR.from_pretrained(folder).save_pretrained(tmp_path / "file")
     assert (tmp_path / "file").read_text() == "in the way"

@@ -13,6 +13,7 @@ from utils.image_io import read_image, read_size
 from utils.pictures import Picture, parse_picture, read_picture, write_picture
 
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+GREY_PROFILE = PROFILE[:16] + b"GRAY" + PROFILE[20:]
 CHANNELS = {"grey": 1, "grey and alpha": 2, "colour": 3, "colour and alpha": 4}
 
 
@@ -26,7 +27,7 @@ def make(channels: int, kind=np.uint8) -> Picture:
     return Picture(
         np.ascontiguousarray(pixels[..., : channels - has_alpha]),
         np.ascontiguousarray(pixels[..., -1]) if has_alpha else None,
-        PROFILE,
+        GREY_PROFILE if channels < 3 else PROFILE,
         describe(),
     )
 
@@ -71,13 +72,16 @@ def test_lossless_formats_keep_everything(name, kind, channels, tmp_path, recwar
     before = make(channels, kind)
     write_picture(tmp_path / name, before)
     after = read_picture(tmp_path / name)
+    messages = [str(entry.message) for entry in recwarn.list]
     if (name == "a.webp" and channels < 3) or (name == "a.tiff" and channels == 2):  # no grey there
         assert np.ptp(after.pixels, axis=2).max() == 0
         after = after._replace(pixels=after.pixels[..., :1])
+        words = f"{tmp_path / name}: its colour profile is for GRAY, not RGB, dropped"
+        assert messages == [words] and after.profile is None
+    else:
+        assert not messages and after.profile == before.profile
     assert_same(before, after)
-    assert after.profile == PROFILE
     assert told(after.exif) == told(before.exif)
-    assert not recwarn.list
     with Image.open(tmp_path / name) as image:  # another reader finds a whole file, too
         assert image.size == before.size
         image.load()
@@ -100,7 +104,7 @@ def test_other_formats_say_what_they_drop(name, channels, tmp_path):
     difference = np.abs(after.pixels.astype(float) - before.pixels / 257)
     assert difference.mean() < (5 if name == "a.jpg" else 0.5)
     assert (after.profile, bool(after.exif)) == (
-        (PROFILE, True) if name == "a.jpg" else (None, False)
+        (before.profile, True) if name == "a.jpg" else (None, False)
     )
 
 
@@ -223,16 +227,35 @@ def test_cmyk_and_frames_are_warned_of(tmp_path):
     image.convert("CMYK").save(tmp_path / "print.jpg", icc_profile=PROFILE)
     with pytest.warns(UserWarning, match=r"print\.jpg: CMYK"):
         assert read_picture(tmp_path / "print.jpg").profile is None
+    image.convert("LAB").save(tmp_path / "lab.tif", icc_profile=PROFILE)
+    with pytest.warns(UserWarning, match=r"lab\.tif: LAB, converted to RGB"):
+        assert read_picture(tmp_path / "lab.tif").profile is None
     image.save(tmp_path / "many.tif", save_all=True, append_images=[image])
-    with pytest.warns(UserWarning, match="first of 2 frames"):
+    with pytest.warns(UserWarning, match=r"many\.tif: only the first of 2 frames"):
         assert read_picture(tmp_path / "many.tif").size == (30, 20)
+
+
+def test_a_profile_for_other_colours_is_left_out(tmp_path):
+    write_picture(tmp_path / "a.png", make(1)._replace(profile=PROFILE))
+    words = r"a\.png: its colour profile is for RGB, not GRAY"
+    with pytest.warns(UserWarning, match=words):
+        assert read_picture(tmp_path / "a.png").profile is None
+
+
+def test_deep_grey_with_a_transparent_level(tmp_path):
+    levels = np.arange(600, dtype=np.uint16).reshape(20, 30)
+    Image.fromarray(levels).save(tmp_path / "a.png", transparency=7)
+    picture = read_picture(tmp_path / "a.png")
+    assert picture.pixels.dtype == np.uint16 and np.array_equal(picture.pixels[..., 0], levels)
+    assert np.array_equal(picture.alpha, np.where(levels == 7, 0, 65535))
 
 
 def test_damaged_exif_costs_only_itself(tmp_path):
     file = io.BytesIO()
     Image.fromarray(make(3).pixels).save(file, "JPEG", exif=b"Exif\x00\x00II*\x00\x99\x00\x00\x00")
     (tmp_path / "a.jpg").write_bytes(file.getvalue())
-    picture = read_picture(tmp_path / "a.jpg")
+    with pytest.warns(UserWarning, match=r"a\.jpg: Corrupt EXIF data"):  # Pillow's words
+        picture = read_picture(tmp_path / "a.jpg")
     assert picture.size == (30, 20) and picture.exif is None
     long = make(3)._replace(exif=describe(ImageDescription="x" * 70_000))
     with pytest.warns(UserWarning, match="too long for a JPEG"):

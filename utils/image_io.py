@@ -5,6 +5,7 @@ import errno
 import io
 import math
 import os
+import stat
 import threading
 import uuid
 import warnings
@@ -112,6 +113,8 @@ def open_image(
     try:
         # of a path Pillow would map a plain TIFF into memory, and takes turned ones wrongly then
         is_path = isinstance(source, Path)
+        if is_path and stat.S_ISFIFO(source.stat().st_mode):  # which may never end
+            raise UserError(f"{name}: a pipe; give the path of a picture")
         file = source.open("rb") if is_path else contextlib.nullcontext(source)
         with file as content, _opened(content, formats) as image:
             width, height = image.size
@@ -321,6 +324,8 @@ def check_writable(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         probe.touch()
         probe.unlink()
+    except FileExistsError as error:
+        raise UserError(f"{printable(folder)}: a file; give the path of a folder") from error
     except OSError as error:
         raise write_error(folder, error) from error
 

@@ -6,9 +6,10 @@ Pillow reads and writes all but 16-bit colour: OpenCV decodes that, and `utils.d
 it.
 """
 
+import contextlib
 import io
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,6 +41,7 @@ KEEP_ALPHA = {"PNG", "TIFF", "WEBP"}
 KEEP_DEPTH: dict[str, Callable[..., bytes]] = {"PNG": encode_png, "TIFF": encode_tiff}
 KEEP_METADATA = {"JPEG", "PNG", "TIFF", "WEBP"}
 LONGEST_EXIF = 65_527  # bytes in a JPEG
+PROFILE_SPACE = slice(16, 20)  # of an ICC profile: what colours it is for
 SPEAKING_TAGS = {  # of a TIFF file; its others say how the pixels are stored
     *(ExifTags.Base.ImageDescription, ExifTags.Base.Make, ExifTags.Base.Model),
     *(ExifTags.Base.XResolution, ExifTags.Base.YResolution, ExifTags.Base.ResolutionUnit),
@@ -98,13 +100,15 @@ class Picture(NamedTuple):
 def read_picture(path: Path, max_pixels: int = MAX_PIXELS) -> Picture:
     """Read a picture.
 
-    CMYK is converted to RGB and only the first of several frames is read, each with a warning.
+    CMYK and Lab are converted to RGB, a colour profile for other colours than the picture's is left
+    out, and only the first of several frames is read, each with a warning.
 
     Raises:
         UserError: the file is missing, not an image, cut short, or has more pixels than allowed.
     """
-    with open_whole(path, max_pixels, "", FORMATS) as image:
-        return _decode(image, path.read_bytes, printable(path))
+    name = printable(path)
+    with _naming_warnings(name), open_whole(path, max_pixels, "", FORMATS) as image:
+        return _decode(image, path.read_bytes)
 
 
 def parse_picture(content: bytes, name: str, max_pixels: int) -> tuple[Picture, str]:
@@ -118,8 +122,9 @@ def parse_picture(content: bytes, name: str, max_pixels: int) -> tuple[Picture, 
         UserError: as `read_picture`, or too many pixels.
     """
     limit = f"--max_megapixels {max_pixels / 1e6:g}"
-    with open_whole(io.BytesIO(content), max_pixels, name, FORMATS, limit) as image:
-        return _decode(image, lambda: content, name), image.format
+    opened = open_whole(io.BytesIO(content), max_pixels, name, FORMATS, limit)
+    with _naming_warnings(name), opened as image:
+        return _decode(image, lambda: content), image.format
 
 
 def take_picture(image: Image.Image) -> Picture:
@@ -135,17 +140,18 @@ def take_picture(image: Image.Image) -> Picture:
     name = f"picture of mode {image.mode}"
     try:
         check_storage(image)
-        return _decode(image, refuse, name)
+        with _naming_warnings(name):
+            return _decode(image, refuse)
     except Exception as error:  # decoders of damaged files raise anything
         raise UserError(
             f"{name}: cannot be taken ({describe(error)}); give RGB, grey, or the path of a file"
         ) from error
 
 
-def _decode(image: Image.Image, read_file: Callable[[], bytes], name: str) -> Picture:
+def _decode(image: Image.Image, read_file: Callable[[], bytes]) -> Picture:
     """The picture of an opened file; `read_file` gives the whole file, for what Pillow cannot."""
     if getattr(image, "n_frames", 1) > 1:
-        warnings.warn(f"{name}: only the first of {image.n_frames} frames is taken", stacklevel=2)
+        warnings.warn(f"only the first of {image.n_frames} frames is taken", stacklevel=2)
     is_deep = not image.mode.startswith("I") and "16" in raw_mode(image)
     if is_deep:
         pixels = _decode_16_bits(read_file(), raw_mode(image))
@@ -154,19 +160,45 @@ def _decode(image: Image.Image, read_file: Callable[[], bytes], name: str) -> Pi
     else:
         pixels = np.asarray(image.convert(_plain_mode(image)))
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+    hole = image.info.get("transparency")
+    if image.mode.startswith("I") and isinstance(hole, int):  # the grey that is transparent
+        pixels = np.concatenate([pixels, np.where(pixels == hole, 0, 65535)], axis=2)
+        pixels = pixels.astype(np.uint16)
     # both libraries turn TIFF files themselves, but Pillow takes the tag out only when it does
     turned = is_deep and image.format == "TIFF"
     orientation = 1 if turned else image.getexif().get(ORIENTATION_TAG)
-    profile = image.info.get("icc_profile")
-    if image.mode == "CMYK":
-        warnings.warn(f"{name}: CMYK, converted to RGB without a colour profile", stacklevel=2)
-        profile = None
-    exif = _exif(image, name)
+    converted = image.mode in ("CMYK", "LAB")
+    if converted:
+        warnings.warn(f"{image.mode}, converted to RGB without a colour profile", stacklevel=2)
+    exif = _exif(image)
     pixels = TURNS.get(orientation, lambda pixels: pixels)(pixels)
     has_alpha = pixels.shape[2] in (2, 4)
     colours = np.ascontiguousarray(pixels[..., :-1] if has_alpha else pixels)
     alpha = np.ascontiguousarray(pixels[..., -1]) if has_alpha else None
-    return Picture(colours, alpha, profile, exif)
+    profile = None if converted else image.info.get("icc_profile")
+    return Picture(colours, alpha, _fitting(profile, colours.shape[2] == 1), exif)
+
+
+def _fitting(profile: bytes | None, is_grey: bool) -> bytes | None:
+    """A colour profile if it is for such pixels, or None with a warning."""
+    space = (profile or b"")[PROFILE_SPACE].decode("ascii", "replace").strip("\0 ")
+    wanted = "GRAY" if is_grey else "RGB"
+    if space in ("", wanted):  # a profile that says nothing stays as it is
+        return profile
+    warnings.warn(f"its colour profile is for {space}, not {wanted}, dropped", stacklevel=3)
+    return None
+
+
+@contextlib.contextmanager
+def _naming_warnings(name: str) -> Iterator[None]:
+    """Whatever is warned of inside, Pillow's too, says of which picture."""
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            yield
+    finally:
+        for words in dict.fromkeys(str(entry.message).strip() for entry in caught):
+            warnings.warn(f"{name}: {words}", stacklevel=4)
 
 
 def write_picture(path: Path, picture: Picture) -> None:
@@ -187,29 +219,33 @@ def encode(picture: Picture, format_name: str, name: str) -> bytes:
     Raises:
         UserError: a side is longer than the format allows, or encoding fails.
     """
-    with encoding(name, format_name):
+    with encoding(name, format_name), _naming_warnings(name):
         return _encode(picture, format_name, name)
 
 
 def _encode(picture: Picture, format_name: str, name: str) -> bytes:
     if picture.alpha is not None and format_name not in KEEP_ALPHA:
-        warnings.warn(f"{name}: {format_name} has no alpha channel, dropped", stacklevel=3)
+        warnings.warn(f"{format_name} has no alpha channel, dropped", stacklevel=3)
         picture = picture._replace(alpha=None)
     if picture.pixels.dtype == np.uint16 and format_name not in KEEP_DEPTH:
-        warnings.warn(f"{name}: {format_name} has no 16 bits a channel, reduced to 8", stacklevel=3)
+        warnings.warn(f"{format_name} has no 16 bits a channel, reduced to 8", stacklevel=3)
         alpha = None if picture.alpha is None else _to_8_bits(picture.alpha)
         picture = picture._replace(pixels=_to_8_bits(picture.pixels), alpha=alpha)
     exif = picture.exif
     if exif and format_name == "JPEG" and len(exif) > LONGEST_EXIF:
-        warnings.warn(f"{name}: EXIF data too long for a JPEG, dropped", stacklevel=3)
+        warnings.warn("EXIF data too long for a JPEG, dropped", stacklevel=3)
         exif = None
 
-    pixels = picture.pixels
-    if picture.alpha is not None:
+    pixels, profile = picture.pixels, picture.profile
+    has_alpha = picture.alpha is not None
+    is_deep = pixels.dtype == np.uint16
+    if format_name == "WEBP" or (format_name == "TIFF" and is_deep and has_alpha):
+        profile = _fitting(profile, is_grey=False)  # grey becomes colour there
+    if has_alpha:
         pixels = np.concatenate([pixels, picture.alpha[..., None]], axis=2)
-    if pixels.dtype == np.uint16:
-        return KEEP_DEPTH[format_name](pixels, picture.profile, exif)
-    kept = {"icc_profile": picture.profile, "exif": exif}
+    if is_deep:
+        return KEEP_DEPTH[format_name](pixels, profile, exif)
+    kept = {"icc_profile": profile, "exif": exif}
     kept = {key: value for key, value in kept.items() if value and format_name in KEEP_METADATA}
     return encode_image(pixels, format_name, name, **kept)
 
@@ -241,7 +277,7 @@ def _divide_by_alpha(pixels: np.ndarray) -> np.ndarray:
     return np.concatenate([np.minimum(colours, 65535).astype(np.uint16), alpha], axis=2)
 
 
-def _exif(image: Image.Image, name: str) -> bytes | None:
+def _exif(image: Image.Image) -> bytes | None:
     """A picture's EXIF data without the orientation, and of a TIFF file only what speaks."""
     try:
         exif = image.getexif()
@@ -252,7 +288,7 @@ def _exif(image: Image.Image, name: str) -> bytes | None:
             del exif[tag]
         return exif.tobytes() if len(exif) else None
     except Exception:  # a camera or a program may have written anything there
-        warnings.warn(f"{name}: its EXIF data are damaged and left out", stacklevel=3)
+        warnings.warn("its EXIF data are damaged and left out", stacklevel=3)
         return None
 
 
