@@ -7,6 +7,9 @@ python test.py --ckpt_name a.ckpt b.ckpt            # one table of several
 python test.py --network promptir --ckpt_name model.ckpt    # a published checkpoint
 """
 
+import utils.interrupts  # noqa: F401, before what takes long to import
+
+# isort: split
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -29,7 +32,7 @@ from utils.evaluate import Score, evaluate
 from utils.image_io import check_writable, to_pixels, write_image
 from utils.metrics import SSIM_WINDOW
 from utils.published import PUBLISHED
-from utils.report import Figure, summarise, write_results
+from utils.report import Figure, remove_results, summarise, write_results
 from utils.tables import make_table
 
 
@@ -60,6 +63,7 @@ def main() -> int:
     for trained, folder in zip(candidates, folders, strict=True):
         trained.net.to(device)
         print(f"{trained.description['checkpoint']}: {trained.describe()}", flush=True)
+        remove_results(folder)
         figures: list[Figure] = []
         for task, data_set in found:
             figures += score(trained, data_set, task, options, folder)

@@ -7,6 +7,9 @@ python train.py --resume                            # go on with the run in ckpt
 torchrun --nproc_per_node 4 train.py                # several GPUs (or --num_gpus 4, or SLURM)
 """
 
+import utils.interrupts  # noqa: F401, before what takes long to import
+
+# isort: split
 import logging
 import math
 import os
@@ -177,6 +180,10 @@ def train(options: Namespace) -> int:
     try:
         trainer.fit(restorer, *loaders, ckpt_path=start, weights_only=True)
     except OSError as error:
+        if not options.ckpt_dir.is_dir():
+            raise UserError(
+                f"--ckpt_dir {options.ckpt_dir}: was removed during the run; start it anew"
+            ) from error
         if error.errno not in FULL:
             raise
         raise write_error(options.ckpt_dir, error) from error
@@ -389,7 +396,7 @@ def find_start(
     there = [path for path in saved if path.exists()]
     for path in there:
         if not path.is_file():
-            raise UserError(f"{path}: a folder in place of a checkpoint; move it elsewhere")
+            raise UserError(f"{path}: no file, in place of a checkpoint; move it elsewhere")
     if options.resume == "auto":
         for path in there:
             try:
@@ -403,6 +410,8 @@ def find_start(
             )
         return None, None
     start = Path(options.resume) if options.resume else None
+    if start and not start.is_file():
+        raise UserError(f"--resume {start}: no such checkpoint; give one of a run, or no path")
     if there and (start is None or start.resolve().parent != options.ckpt_dir.resolve()):
         raise UserError(
             f"{there[0]}: a run is already there; give --resume to go on with it, or another "

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from utils.errors import UserError
 from utils.image_io import MAX_PIXELS, read_image
 
 CHECKSUM_BYTES = 4  # before the pixels of each image; 0: not there yet
@@ -89,7 +90,14 @@ def _reserve(num_bytes: int) -> Arena:
     if not hasattr(os, "memfd_create"):
         return Arena(num_bytes)
     file = os.memfd_create("images")
-    os.truncate(file, num_bytes)
+    try:
+        os.truncate(file, num_bytes)
+    except OSError as error:  # such as a limit on the size of files, which this counts as
+        os.close(file)
+        raise UserError(
+            f"--cache_gb: {num_bytes / 1e9:.2g} GB to keep images in cannot be had "
+            f"({error.strerror}); give less, or 0, or raise the limit (ulimit -f)"
+        ) from error
     arena = Arena(num_bytes, file)
     weakref.finalize(arena, os.close, file)
     return arena

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from data.degradations import DEGRADATIONS, TASKS
+from data.degradations import CLEAN, DEGRADATIONS, TASKS
 from data.protocols import PROTOCOLS
 from net import NETWORKS, RestorationNetwork
 from net.checkpoint import read_checkpoint
@@ -230,6 +230,8 @@ def check(options: Namespace, contestants: Sequence[Contestant]) -> None:
             for entry in DEGRADATIONS
             if entry.name in contestant.options.de_type
         }
+        if any(contestant.options.synthesize for contestant in contestants):
+            trained = {CLEAN.name}  # of which all is made
         folder = getattr(options, f"{task.name}_dir")
         if task.name in trained and not find_in_folder(options, f"{task.name}_dir", task):
             raise UserError(

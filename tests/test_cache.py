@@ -1,7 +1,9 @@
 """The cache of decoded images: the same samples, bounded memory, nothing half written."""
 
+import errno
 import json
 import multiprocessing
+import os
 import subprocess
 import sys
 
@@ -17,6 +19,7 @@ from data.datasets import TrainingSet, TrainingStream
 from data.degradations import DEGRADATIONS, TASKS
 from data.pairing import find_data_sets
 from tests.conftest import ROOT
+from utils.errors import UserError
 from utils.image_io import list_images, read_image, write_image
 
 IMAGE_BYTES = CHECKSUM_BYTES + 80 * 96 * 3  # of the small data set
@@ -115,6 +118,17 @@ def test_memory_is_bounded_and_no_image_overlaps_another(tmp_path):
     assert cache.num_bytes == sum(needed) and len(cache) == len(images)
     # the second does not fit, the smaller ones behind it do
     assert len(ImageCache(sizes, sum(needed) - needed[1])) == 4
+
+
+def test_memory_that_cannot_be_had(pairs, monkeypatch):
+    def refuse(*arguments):
+        raise OSError(errno.EFBIG, "File too large")
+
+    monkeypatch.setattr(os, "truncate", refuse)
+    with pytest.raises(
+        UserError, match=r"--cache_gb: .* cannot be had .File too large.; give less"
+    ):
+        make_set(pairs, IMAGE_BYTES)
 
 
 def test_images_visited_most_often_are_kept_first(pairs):

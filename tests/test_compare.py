@@ -57,6 +57,15 @@ def test_differences_are_paired_by_image_and_averaged_over_seeds(tmp_path):
     assert f"{images.mean() + 0.5:.2f} ±" in format_scores(scores)
 
 
+@pytest.mark.parametrize("damage", [b"", b"\xff\xfe", b"data_set,degradation,name\na,b,c\n"])
+def test_scores_that_are_damaged_are_named(damage, tmp_path):
+    folder = write_scores(tmp_path / "a", np.ones(12))
+    path = folder / "scores.csv"
+    path.write_bytes(damage or path.read_bytes()[:150])
+    with pytest.raises(UserError, match=r"a/scores\.csv: cannot be read .* remove its folder"):
+        read_scores([folder])
+
+
 @pytest.mark.parametrize("images, degraded", [(11, 20.0), (12, 21.0)])
 def test_scores_of_other_images_are_refused(images, degraded, tmp_path):
     first = write_scores(tmp_path / "a", np.full(12, 30.0))
@@ -203,6 +212,12 @@ def test_plan_of_another_comparison_is_refused(command, fails, tmp_path):
         (("promptir",), (), ("--network", "restormer"), "--network: set by the comparison"),
         (("promptir",), ("--knowledge", "blind", "blind"), (), "blind is there 2 times"),
         (("promptir",), ("--derain_dir", "nowhere"), (), "--derain_dir nowhere: no such folder"),
+        (
+            ("promptir",),
+            ("--denoise_dir", "nowhere"),
+            ("--synthesize",),
+            "--denoise_dir nowhere: no such folder",
+        ),
         (("promptir",), ("--derain_path", "nowhere"), (), "--derain_path nowhere: no such"),
     ],
 )

@@ -16,6 +16,7 @@ import torch
 from data.degradations import DEGRADATION_NAMES
 from net.checkpoint import load_network, read_checkpoint
 from tests.conftest import ROOT
+from utils.errors import UserError
 from utils.image_io import list_images, read_image, write_image
 
 ROUNDING = 2e-5  # of weights after a few steps; other samples or coins make 5e-4 of it
@@ -286,6 +287,22 @@ def test_modes(mode, columns, named, run_script, checkpoint, test_flags, tmp_pat
         assert entry["psnr"] == pytest.approx(np.mean(scores))
         folder = output / f"{entry['data_set']}_{entry['degradation']}"
         assert len(list_images(folder)) == 2
+
+
+def test_a_test_that_ends_early_leaves_no_earlier_results(
+    run_script, fails, checkpoint, test_flags, monkeypatch, tmp_path
+):
+    """Which would be taken for those of the new pictures beside them."""
+    flags = [*test_flags, "--mode", 1, "--ckpt_name", checkpoint, "--output_path", tmp_path]
+    assert run_script("test", *flags).code == 0
+    assert list(tmp_path.rglob("results.json"))
+
+    def fail(*arguments, **options):
+        raise UserError("broken off")
+
+    monkeypatch.setattr("utils.evaluate.evaluate", fail)
+    assert "broken off" in fails("test", *flags)
+    assert not list(tmp_path.rglob("results.json")) and not list(tmp_path.rglob("scores.csv"))
 
 
 def test_named_and_blind_differ(run_script, checkpoint, test_flags, tmp_path):

@@ -6,7 +6,6 @@ else keeps its traceback: it is a bug.
 """
 
 import errno
-import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -14,13 +13,12 @@ from collections.abc import Callable
 from tqdm import tqdm
 
 from utils.printable import printable
+from utils.streams import prepare_streams
 
 OF_THE_SYSTEM = {  # what keeps a file from being used, and is no bug
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.EIO),
     *(errno.ENOSPC, errno.EDQUOT, errno.ESTALE),
 }
-OF_A_STREAM = (errno.EPIPE, errno.ENOSPC)  # whoever read it has ended, or its disk is full
-STREAMS = {"stdin": "r", "stdout": "w", "stderr": "w"}
 
 
 class UserError(ValueError):
@@ -30,27 +28,19 @@ class UserError(ValueError):
 def run(main: Callable[[], int | None]) -> None:
     """Run a script's `main` and exit with its code, 2 after a `UserError`, 130 after Ctrl-C.
 
-    Warnings are shown as one line as well. Standard output takes any file's name. A stream that is
-    closed reads as empty, and what is written to it is lost.
+    Warnings are shown as one line as well.
     """
-    for name, mode in STREAMS.items():
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115, PTH123, for all the run
+    prepare_streams()
     warnings.showwarning = _show_warning
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = main()
-        sys.stdout.flush()
     except UserError as error:
         # a data loader's worker hands its error on with the traceback before the message
         sys.exit(_last_words(str(error).rsplit("UserError: ", 1)[-1], 2))
     except OSError as error:
-        if error.filename is None and error.errno in OF_A_STREAM:
-            _drop_output()
-            words = f"cannot write ({error.strerror}), most likely to standard output"
-            remedy = "send it to a file with room, or to a program that reads to the end"
-            sys.exit(_last_words(f"{words}; {remedy}", 2))
+        if error.errno == errno.EMFILE:
+            words = "too many open files; give fewer --num_workers, or raise the limit (ulimit -n)"
+            sys.exit(_last_words(words, 2))
         if error.filename is None or error.errno not in OF_THE_SYSTEM:
             raise
         sys.exit(
@@ -63,16 +53,6 @@ def run(main: Callable[[], int | None]) -> None:
     except KeyboardInterrupt:
         sys.exit(_last_words("interrupted", 130))
     sys.exit(code or 0)
-
-
-def _drop_output() -> None:
-    """Let what cannot be written go nowhere; Python would try again at its end."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
 
 
 def _show_warning(message: Warning | str, *place: object) -> None:

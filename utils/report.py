@@ -77,6 +77,12 @@ def summarise(figures: Sequence[Figure], origin: Mapping[str, Any]) -> dict[str,
     }
 
 
+def remove_results(folder: Path) -> None:
+    """Take away those of an earlier test, which pictures of another are going to replace."""
+    for name in (RESULTS, SCORES):
+        (folder / name).unlink(missing_ok=True)
+
+
 def write_results(folder: Path, figures: Sequence[Figure], content: Mapping[str, Any]) -> None:
     """`scores.csv` (every image) and `results.json` (what `summarise` made).
 
@@ -109,11 +115,13 @@ def read_results(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text(), parse_constant=_refuse)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as JSON ({error}); write it anew") from error
     _check(path, content, ORIGIN_TYPES)
     if not content["results"]:
         raise _foreign(path, "no figure in it")
+    if not isinstance(content.get("run"), dict | None):
+        raise _foreign(path, f"its 'run' is {content['run']!r:.40}")
     for figure in content["results"]:
         if isinstance(figure, dict):
             figure |= {name: math.inf for name, value in figure.items() if value == "inf"}

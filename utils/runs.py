@@ -26,6 +26,7 @@ class Scores(NamedTuple):
     ssim: np.ndarray
 
 
+FIGURES = ("degraded_psnr", "psnr", "ssim")  # of an image
 Columns = Mapping[str, Scores]  # by data set and degradation
 
 
@@ -34,11 +35,36 @@ def read_learning_curve(folder: Path) -> list[tuple[int, float]]:
     points = {}
     paths = folder.glob("logs/*/metrics.csv")
     for path in sorted(paths, key=lambda path: _version(path.parent.name)):
-        with path.open() as file:
-            for row in csv.DictReader(file):
-                if row.get("val/psnr"):
-                    points[int(row["step"]) + 1] = float(row["val/psnr"])
+        try:
+            with path.open(newline="") as file:
+                for row in csv.DictReader(file):
+                    if row.get("val/psnr"):
+                        points[int(row["step"]) + 1] = float(row["val/psnr"])
+        except (ValueError, TypeError, KeyError, csv.Error) as error:
+            raise _damaged(path, error) from error
     return sorted(points.items())
+
+
+def _read_table(path: Path, fields: Sequence[str]) -> list[dict[str, str]]:
+    """The rows of a CSV file that has such fields, one row at least.
+
+    Raises:
+        UserError: it is another file, or damaged.
+    """
+    try:
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        if not rows or any(row.get(field) is None for row in rows for field in fields):
+            raise ValueError(f"expected rows with {', '.join(fields)}")
+    except (OSError, ValueError, csv.Error) as error:
+        raise _damaged(path, error) from error
+    return rows
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    return UserError(
+        f"{path}: cannot be read ({error}); remove its folder and give the same command again"
+    )
 
 
 def _version(name: str) -> tuple[int, str]:
@@ -83,11 +109,12 @@ def check_same_images(reference: Columns, other: Columns, what: str) -> None:
 def _read_columns(folder: Path) -> Columns:
     """The scores of one test, (1, images) each, by column."""
     images: dict[str, dict[str, tuple[float, ...]]] = {}
-    with (folder / SCORES).open() as file:
-        for row in csv.DictReader(file):
-            column = images.setdefault(f"{row['data_set']} {row['degradation']}", {})
-            fields = ("degraded_psnr", "psnr", "ssim")
-            column[row["name"]] = tuple(float(row[field]) for field in fields)
+    for row in _read_table(folder / SCORES, ("data_set", "degradation", "name", *FIGURES)):
+        column = images.setdefault(f"{row['data_set']} {row['degradation']}", {})
+        try:
+            column[row["name"]] = tuple(float(row[field]) for field in FIGURES)
+        except ValueError as error:
+            raise _damaged(folder / SCORES, error) from error
     columns = {}
     for title, by_name in images.items():
         names = sorted(by_name)
