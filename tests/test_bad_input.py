@@ -422,6 +422,8 @@ def test_a_run_is_never_overwritten_or_mixed(fails, run_script, train_flags, tmp
     assert "de_type ['derain'], this one ['dehaze']" in message
     message = fails("train", *flags, "--resume", tmp_path / "none.ckpt")
     assert "no such checkpoint" in message
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copy(tmp_path / "last.ckpt", tmp_path / "elsewhere")
     message = fails("train", *flags, "--resume", tmp_path / "elsewhere" / "last.ckpt")
     assert "a run is already there" in message
     assert (tmp_path / "last.ckpt").read_bytes() == before
