@@ -225,13 +225,11 @@ def check(options: Namespace, contestants: Sequence[Contestant]) -> None:
         )
     for task in TASKS:
         trained = {
-            entry.task
+            CLEAN.name if contestant.options.synthesize else entry.task
             for contestant in contestants
             for entry in DEGRADATIONS
             if entry.name in contestant.options.de_type
         }
-        if any(contestant.options.synthesize for contestant in contestants):
-            trained = {CLEAN.name}  # of which all is made
         folder = getattr(options, f"{task.name}_dir")
         if task.name in trained and not find_in_folder(options, f"{task.name}_dir", task):
             raise UserError(
