@@ -20,7 +20,7 @@ from tests.conftest import save_untrained
 from tests.killing import CONTEXT, run_training
 from utils.archive import check_archive
 from utils.callbacks import BestCheckpoint
-from utils.checkpoints import remove_unfinished
+from utils.checkpoints import _link, remove_unfinished
 from utils.errors import UserError
 from utils.image_io import write_whole
 from utils.locks import HOLDER, LOCK, hold_folder
@@ -443,3 +443,13 @@ def test_folder_is_free_again_and_only_as_full_as_it_was(tmp_path):
         hold_folder(tmp_path),
     ):
         pass
+
+
+def test_a_former_that_is_the_last_one_leaves_nothing(tmp_path):
+    """As after a kill between the two steps of saving: they are links to one file."""
+    last, previous = tmp_path / "last.ckpt", tmp_path / "previous.ckpt"
+    last.write_bytes(b"content")
+    os.link(last, previous)
+    _link(last, previous)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last.ckpt", "previous.ckpt"]
+    assert previous.read_bytes() == b"content"

@@ -160,7 +160,10 @@ def test_export_that_cannot_be(exported, fails, tmp_path):
     assert "weights.pt: expected a name ending in .safetensors" in message
     (tmp_path / "file").touch()
     message = fails("scripts/export", *flags, tmp_path / "file" / "a.safetensors")
-    assert "cannot be written" in message
+    assert "file: a file; give the path of a folder" in message
+    before = exported.read_bytes()
+    message = fails("scripts/export", *flags, exported)
+    assert "is the checkpoint itself" in message and exported.read_bytes() == before
     large = {"output.weight": torch.full((3, 32, 3, 3), 1e6)}
     rewrite(exported, tmp_path / "large.safetensors", **large)
     flags[1] = tmp_path / "large.safetensors"

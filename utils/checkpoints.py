@@ -75,3 +75,4 @@ def _link(source: Path, target: Path) -> None:
         source.replace(target)
     else:
         temporary.replace(target)
+        temporary.unlink(missing_ok=True)  # it stays where both are one file already
