@@ -102,20 +102,26 @@ def main() -> int:
     with hold_folder(options.ckpt_dir):
         try:
             return train(options)
-        except (MemoryError, RuntimeError) as error:
-            if LOST_WORKER in str(error):
+        except (MemoryError, RuntimeError, OSError, EOFError) as error:
+            if has_lost_a_loader(error):
                 raise UserError(
                     f"a process that loads images ended ({shorten(str(error), 200)}), most often "
                     f"for want of memory: expected room for --num_workers {options.num_workers} "
                     f"and --cache_gb {options.cache_gb:g}; give less of them, and --resume"
                 ) from error
-            if not is_for_want_of_memory(error):
+            if isinstance(error, OSError | EOFError) or not is_for_want_of_memory(error):
                 raise
             raise UserError(
                 f"out of memory ({shorten(str(error) or 'MemoryError', 200)}): expected room for "
                 f"--batch_size {options.batch_size} patches of --patch_size {options.patch_size}; "
                 "give a smaller one of them (--accumulate makes a step of several small batches)"
             ) from error
+
+
+def has_lost_a_loader(error: Exception) -> bool:
+    """Whether an error is PyTorch's when a process that loads was killed, idle or handing over."""
+    at_hand_over = isinstance(error, ConnectionError | EOFError | FileNotFoundError)
+    return LOST_WORKER in str(error) or (at_hand_over and not getattr(error, "filename", None))
 
 
 def train(options: Namespace) -> int:

@@ -85,9 +85,9 @@ def test_killed_run_ends_the_same(
 
 def test_run_that_loses_its_loaders_ends_in_a_line_and_goes_on(flags, uninterrupted, tmp_path):
     arguments = [*flags, "--num_workers", 2, "--ckpt_dir", tmp_path, "--resume"]
-    assert run_training(arguments, tmp_path / "output", ("loaders after step", 5)) == 2
+    assert run_training(arguments, tmp_path / "output", ("loaders after step", 2)) == 2
     output = (tmp_path / "output").read_text()
-    assert "error: a process that loads images ended (DataLoader worker (pid" in output
+    assert "error: a process that loads images ended (" in output
     assert "--num_workers 2 and --cache_gb 4; give less of them" in output
     assert "Traceback" not in output
     assert run_training(arguments, tmp_path / "output") == 0
