@@ -103,13 +103,13 @@ def main() -> int:
         try:
             return train(options)
         except (MemoryError, RuntimeError, OSError, EOFError) as error:
-            if has_lost_a_loader(error):
+            if options.num_workers and has_lost_a_loader(error):
                 raise UserError(
                     f"a process that loads images ended ({shorten(str(error), 200)}), most often "
                     f"for want of memory: expected room for --num_workers {options.num_workers} "
                     f"and --cache_gb {options.cache_gb:g}; give less of them, and --resume"
                 ) from error
-            if isinstance(error, OSError | EOFError) or not is_for_want_of_memory(error):
+            if not is_for_want_of_memory(error):
                 raise
             raise UserError(
                 f"out of memory ({shorten(str(error) or 'MemoryError', 200)}): expected room for "

@@ -184,9 +184,8 @@ def test_earlier_comparisons_are_no_pictures(demo, photos, tmp_path):
         assert f"1 of 2 pictures in {tmp_path / 'out'} are earlier results" in result.err
         names = sorted(str(path.relative_to(again)) for path in list_images(again, True))
         assert names == ["a.png", "compare/a.png.png"]
-    assert (
-        demo("--input", tmp_path / "out" / "compare")[0].code == 0
-    )  # but if that is what is meant
+    meant = tmp_path / "out" / "compare"
+    assert demo("--input", meant, "--output", again)[0].code == 0
 
 
 def test_names_of_lists(demo, photos, monkeypatch, tmp_path):
@@ -232,6 +231,12 @@ def test_streams_that_are_closed_or_full(streams, code, words, checkpoint, photo
     assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
     assert words in done.stderr and done.stderr.count("cannot be written") <= 1
     assert (tmp_path / "out" / "a.png").exists() == (code == 0)
+
+
+def test_interrupted_while_libraries_are_imported():
+    code = "import utils.interrupts; raise KeyboardInterrupt"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stderr == "error: interrupted\n" and done.returncode != 0
 
 
 def test_names_that_no_terminal_shows(demo, photos, tmp_path):
