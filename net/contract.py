@@ -1,6 +1,7 @@
 """What the scripts ask of every network, whoever designed it."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
@@ -51,6 +52,14 @@ class RestorationNetwork(nn.Module):
                 f"image of {height} x {width} pixels: both sides must be multiples of "
                 f"{self.size_multiple}; pad it first (utils.inference.restore does)"
             )
+
+    @contextmanager
+    def weights_kept(self) -> Iterator[None]:
+        """Within, what a forward pass makes of the weights alone is made once.
+
+        For restoring many images or tiles: the weights must not change meanwhile, nor learn.
+        """
+        yield
 
     def compile_blocks(self, backend: str = "inductor") -> None:
         """Let torch.compile make one graph for all blocks of a shape, in place.

@@ -81,16 +81,14 @@ class FFN(nn.Module):
         parts = [(hidden + 1) // 2, hidden // 2] * 2  # even and odd channels of both halves
 
         x = F.conv2d(x, project_in)  # (B, 2h, H, W)
-        fine = depthwise(x, depthwise_3x3).split(parts, dim=1)
-        coarse = depthwise(x, depthwise_5x5).split(parts, dim=1)
+        fine = depthwise(x, depthwise_3x3).relu_().split(parts, dim=1)
+        coarse = depthwise(x, depthwise_5x5).relu_().split(parts, dim=1)
 
         def merge(fine: Sequence[Tensor], coarse: Sequence[Tensor], *kernels: Tensor) -> Tensor:
             if hidden % 2:  # the coarse channels follow an odd number of fine ones
                 coarse = coarse[::-1]
             pairs = zip(fine, coarse, kernels, strict=True)  # the first channels, then the second
-            first, second = (
-                depthwise(torch.cat(parts, dim=1).relu_(), kernel) for *parts, kernel in pairs
-            )
+            first, second = (depthwise(torch.cat(parts, dim=1), kernel) for *parts, kernel in pairs)
             return first + second  # (B, h, H, W)
 
         a = merge(fine[:2], coarse[:2], first_3x3, second_3x3)

@@ -8,7 +8,8 @@ Deviations: none from the paper. The released code normalises after flattening H
 statistics are taken on the same C values of each pixel through one `layer_norm` call.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -64,37 +65,50 @@ class TransformerBlock(nn.Module):
         self.attention = attention(channels)
         self.feedforward_norm = ChannelLayerNorm(channels)
         self.feedforward = FFN(channels, expansion)
+        self._kept: tuple[tuple[Tensor, ...], tuple[Tensor, ...]] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
+        attention_weights, feedforward_weights = self._kept or self._prepare()
+        normal = self.attention_norm(x)
         if isinstance(self.attention, SMAM):
             x = in_windows(
                 _attend,
                 x,
-                strips=self.attention.strips(self.attention_norm(x)),
-                weights=(*self.attention_norm.values(), *self.attention.prepare()),
+                strips=(normal, *self.attention.strips(normal)),
+                weights=attention_weights,
                 radius=SMAM.radius,
                 channels=3 * self.attention.channels,
             )
         else:
-            x = x + self.attention(self.attention_norm(x))
+            x = x + self.attention(normal)
         return in_windows(
             _feed_forward,
             x,
-            weights=(*self.feedforward_norm.values(), *self.feedforward.prepare()),
+            weights=feedforward_weights,
             radius=FFN.radius,
             channels=self.feedforward.project_in.out_channels,
         )
 
+    @contextmanager
+    def weights_kept(self) -> Iterator[None]:
+        """As `RestorationNetwork.weights_kept`, of this block alone."""
+        former = self._kept
+        if former is None:
+            with torch.no_grad():
+                self._kept = self._prepare()
+        try:
+            yield
+        finally:
+            self._kept = former
 
-def _attend(
-    x: Tensor,
-    rows: Tensor,
-    columns: Tensor,
-    norm_weight: Tensor,
-    norm_bias: Tensor,
-    *weights: Tensor,
-) -> Tensor:
-    return x + SMAM.compute(normalise(x, norm_weight, norm_bias), rows, columns, *weights)
+    def _prepare(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """The weights that `_attend` and `_feed_forward` take."""
+        attention = self.attention.prepare() if isinstance(self.attention, SMAM) else ()
+        return attention, (*self.feedforward_norm.values(), *self.feedforward.prepare())
+
+
+def _attend(x: Tensor, normal: Tensor, rows: Tensor, columns: Tensor, *weights: Tensor) -> Tensor:
+    return x + SMAM.compute(normal, rows, columns, *weights)
 
 
 def _feed_forward(x: Tensor, norm_weight: Tensor, norm_bias: Tensor, *weights: Tensor) -> Tensor:

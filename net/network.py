@@ -15,7 +15,8 @@ Deviations:
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import ClassVar
 
 import torch
@@ -202,6 +203,14 @@ class AMPromptIR(RestorationNetwork, OnHub):
         x = self.refinement(x)
         restored = image + self.output(x)
         return (restored, torch.stack(scores, dim=1)) if with_scores else restored
+
+    @contextmanager
+    def weights_kept(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            for module in self.modules():
+                if isinstance(module, self.block):
+                    stack.enter_context(module.weights_kept())
+            yield
 
     def name_degradation(self, index: int | Tensor, batch: int) -> Tensor:
         """`named` for a batch that has one degradation: a one-hot row each, (batch, K)."""

@@ -46,7 +46,7 @@ def in_windows(
     Args:
         function: (B, C, H, W), strips and weights to (B, C', H, W); an output pixel depends on
             inputs within `radius`, and on nothing beyond the image (convolutions pad with zeros).
-        strips: (B, *, H, 1) or (B, *, 1, W), cut as x is.
+        strips: (B, *, H or 1, W or 1), cut as x is.
         weights: all else that gradients go to.
         channels: of the function's widest intermediate.
     """

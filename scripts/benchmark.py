@@ -18,6 +18,7 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -185,7 +186,10 @@ def time_inference(
 
         return infer
 
-    seconds = time_in_turns([make(net) for net in networks.values()], rounds)
+    with ExitStack() as stack:  # as test.py restores one image after another
+        for net in networks.values():
+            stack.enter_context(net.weights_kept())
+        seconds = time_in_turns([make(net) for net in networks.values()], rounds)
     return dict(zip(networks, seconds, strict=True))
 
 

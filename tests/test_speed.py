@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 import net.windows
 from net import AMPromptIR
+from net.attention import SMAM
 from net.checkpoint import read_checkpoint
 from net.contract import RestorationNetwork
 from net.depthwise import depthwise
@@ -98,6 +99,26 @@ def test_gradients_of_a_depthwise_convolution(size):
         strict=True,
     ):
         assert torch.allclose(found, right, rtol=1e-12, atol=1e-12)
+
+
+def test_kept_weights_are_made_once_and_let_go(monkeypatch):
+    calls = []
+    prepare = SMAM.prepare
+    monkeypatch.setattr(SMAM, "prepare", lambda module: calls.append(module) or prepare(module))
+    fast = build().eval()
+    image = torch.rand(1, 3, 32, 40)
+    with torch.inference_mode():
+        expected = fast(image)
+        blocks = len(calls)
+        assert blocks == len(set(calls)) > 0
+        with fast.weights_kept(), fast.weights_kept():
+            assert torch.equal(fast(image), fast(image))
+            assert torch.equal(fast(image), expected)
+        assert len(calls) == 2 * blocks
+        fast.latent[0].attention.local_out.weight.zero_()
+        assert not torch.equal(fast(image), expected)
+    fast(image).sum().backward()
+    assert all(parameter.grad is not None for parameter in fast.parameters())
 
 
 def test_training_goes_as_with_the_straightforward_network(monkeypatch):

@@ -16,6 +16,7 @@ from torch import nn
 from data.samples import degrade
 from data.transforms import add_noise
 from net.checkpoint import SHIPPED, load_network
+from net.contract import RestorationNetwork
 from tests.conftest import ROOT
 from utils import callbacks, inference
 from utils.devices import choose_machine
@@ -93,7 +94,7 @@ def test_published_schedule_matches_golden(golden):
     assert found == pytest.approx(np.repeat(expected, steps_per_epoch), abs=1e-12)
 
 
-class Blur(nn.Module):
+class Blur(RestorationNetwork):
     """A network that sees 3 pixels far, so tiles that overlap more must not show."""
 
     size_multiple = 8

@@ -49,26 +49,27 @@ def evaluate(
     """
     device = next(net.parameters()).device
     scores = []
-    for sample in samples:
-        degraded, clean = sample.degraded.to(device), sample.clean.to(device)
-        start = time.perf_counter()
-        restored = restore(net, degraded, named, tile)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        seconds = time.perf_counter() - start
-        if restored.isnan().any():
-            raise UserError(
-                f"{sample.name}: the network gives values that are not numbers; "
-                "use another checkpoint"
-            )
-        if quantised:
-            restored = (restored * 255).round() / 255
-        start = time.perf_counter()
-        figures = (*measure(degraded, clean), *measure(restored, clean))
-        score = Score(sample.name, *figures, seconds, time.perf_counter() - start)
-        scores.append(score)
-        if on_result:
-            on_result(sample, restored, score)
+    with net.weights_kept():
+        for sample in samples:
+            degraded, clean = sample.degraded.to(device), sample.clean.to(device)
+            start = time.perf_counter()
+            restored = restore(net, degraded, named, tile)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            seconds = time.perf_counter() - start
+            if restored.isnan().any():
+                raise UserError(
+                    f"{sample.name}: the network gives values that are not numbers; "
+                    "use another checkpoint"
+                )
+            if quantised:
+                restored = (restored * 255).round() / 255
+            start = time.perf_counter()
+            figures = (*measure(degraded, clean), *measure(restored, clean))
+            score = Score(sample.name, *figures, seconds, time.perf_counter() - start)
+            scores.append(score)
+            if on_result:
+                on_result(sample, restored, score)
     return scores
 
 

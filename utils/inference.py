@@ -39,7 +39,7 @@ def restore(
     """Restore one image of any size.
 
     Args:
-        net: a network with `size_multiple` and `inference_bytes_per_pixel`; its mode is kept.
+        net: a `RestorationNetwork`; its mode is kept.
         image: (3, H, W) in [0, 1], on any device.
         named: (1, K) as in the network's forward, or None for blind.
         tile: side of the tiles in pixels, at most (they are made equal); 0 for the whole image at
@@ -65,17 +65,18 @@ def restore(
     total = torch.zeros_like(image)
     weight = torch.zeros_like(image[:, :1])
     rows, columns = (_spans(side, tile, overlap, net.size_multiple) for side in (height, width))
-    for done, ((top, bottom), (left, right)) in enumerate(itertools.product(rows, columns), 1):
-        window = (..., slice(top, bottom), slice(left, right))
-        part = image[window]
-        down = _ramp(part.shape[2], overlap, top > 0, bottom < height, device)
-        across = _ramp(part.shape[3], overlap, left > 0, right < width, device)
-        mask = down[:, None] * across
-        restored, scores = _restore_whole(net, part, named, on_part is not None)
-        total[window] += mask * restored
-        weight[window] += mask
-        if on_part:
-            on_part(Part(done, len(rows) * len(columns), part[0, 0].numel(), scores))
+    with net.weights_kept():
+        for done, ((top, bottom), (left, right)) in enumerate(itertools.product(rows, columns), 1):
+            window = (..., slice(top, bottom), slice(left, right))
+            part = image[window]
+            down = _ramp(part.shape[2], overlap, top > 0, bottom < height, device)
+            across = _ramp(part.shape[3], overlap, left > 0, right < width, device)
+            mask = down[:, None] * across
+            restored, scores = _restore_whole(net, part, named, on_part is not None)
+            total[window] += mask * restored
+            weight[window] += mask
+            if on_part:
+                on_part(Part(done, len(rows) * len(columns), part[0, 0].numel(), scores))
     return (total / weight)[0]
 
 
