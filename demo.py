@@ -7,7 +7,7 @@ find photos -name '*.jpg' | python demo.py --input - --output restored
 python demo.py --input rainy.png --output restored --task derain --strength 0.7
 """
 
-import utils.interrupts  # noqa: F401, before what takes long to import
+import utils.start  # noqa: F401, before what takes long to import
 
 # isort: split
 import glob

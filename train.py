@@ -7,7 +7,7 @@ python train.py --resume                            # go on with the run in ckpt
 torchrun --nproc_per_node 4 train.py                # several GPUs (or --num_gpus 4, or SLURM)
 """
 
-import utils.interrupts  # noqa: F401, before what takes long to import
+import utils.start  # noqa: F401, before what takes long to import
 
 # isort: split
 import logging

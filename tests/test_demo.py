@@ -218,6 +218,9 @@ def test_a_pipe_is_no_picture(demo, tmp_path):
         ("| true", 0, "warning: standard output cannot be written (Broken pipe)"),
         (">&-", 0, ""),
         ("2>&-", 0, ""),
+        ("2> /dev/full", 0, ""),
+        ("2>&1 | true", 0, ""),
+        (">&- 2>&- <&-", 0, ""),
         ("--input - <&-", 2, "error: --input -: no pictures on standard input"),
     ],
 )
@@ -234,7 +237,7 @@ def test_streams_that_are_closed_or_full(streams, code, words, checkpoint, photo
 
 
 def test_interrupted_while_libraries_are_imported():
-    code = "import utils.interrupts; raise KeyboardInterrupt"
+    code = "import utils.start; raise KeyboardInterrupt"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stderr == "error: interrupted\n" and done.returncode != 0
 

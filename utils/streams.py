@@ -8,7 +8,10 @@ MODES = {"stdin": "r", "stdout": "w", "stderr": "w"}
 
 
 class Output:
-    """A stream to write to; once that fails, all goes nowhere, after one line on standard error."""
+    """A stream to write to; once that fails, all goes nowhere.
+
+    If it is standard output, one line on standard error says so.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -33,21 +36,30 @@ class Output:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self._stream.fileno())
         os.close(nowhere)
-        print(
-            f"warning: standard output cannot be written ({error.strerror}); going on without it",
-            file=sys.stderr,
-        )
+        if self is sys.stdout:
+            print(
+                f"warning: standard output cannot be written ({error.strerror}); going on without",
+                file=sys.stderr,
+            )
 
 
 def prepare_streams() -> None:
-    """Make standard output an `Output` that takes any file's name, and open what is closed.
+    """Make standard output and error an `Output` that takes any file's name; open what is closed.
 
-    A closed stream reads as empty, and what is written to it is lost.
+    A closed stream reads as empty, and what is written to it is lost. To be done before files are
+    opened, which would get the number of a closed stream, and with it what libraries write there.
     """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, which is this one
     for name, mode in MODES.items():
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115, PTH123, for all the run
-    if not isinstance(sys.stdout, Output):
-        if hasattr(sys.stdout, "reconfigure"):
-            sys.stdout.reconfigure(errors="backslashreplace")
-        sys.stdout = Output(sys.stdout)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if not isinstance(stream, Output):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="backslashreplace")
+            setattr(sys, name, Output(stream))

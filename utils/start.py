@@ -1,7 +1,12 @@
-"""Ctrl-C while a script's libraries are imported ends in one line; to be imported before them."""
+"""What has to be settled before libraries are imported, which takes seconds; import it first.
+
+Streams that can be written to, and Ctrl-C that ends in one line.
+"""
 
 import sys
 from types import TracebackType
+
+from utils.streams import prepare_streams
 
 _show = sys.excepthook
 
@@ -15,3 +20,4 @@ def show(kind: type[BaseException], error: BaseException, trace: TracebackType |
 
 
 sys.excepthook = show
+prepare_streams()
