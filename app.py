@@ -5,7 +5,8 @@ otherwise; it asks nobody for a password. Files and pictures are bounded in size
 of our own, and what was uploaded and made is removed at the latest when the page is closed.
 """
 
-import utils.start  # noqa: F401, before what takes long to import
+if __name__ == "__main__":
+    import utils.start  # noqa: F401, before what takes long to import
 
 # isort: split
 import html

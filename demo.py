@@ -7,7 +7,8 @@ find photos -name '*.jpg' | python demo.py --input - --output restored
 python demo.py --input rainy.png --output restored --task derain --strength 0.7
 """
 
-import utils.start  # noqa: F401, before what takes long to import
+if __name__ == "__main__":
+    import utils.start  # noqa: F401, before what takes long to import
 
 # isort: split
 import glob

@@ -7,7 +7,8 @@ python test.py --ckpt_name a.ckpt b.ckpt            # one table of several
 python test.py --network promptir --ckpt_name model.ckpt    # a published checkpoint
 """
 
-import utils.start  # noqa: F401, before what takes long to import
+if __name__ == "__main__":
+    import utils.start  # noqa: F401, before what takes long to import
 
 # isort: split
 import sys

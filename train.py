@@ -7,7 +7,8 @@ python train.py --resume                            # go on with the run in ckpt
 torchrun --nproc_per_node 4 train.py                # several GPUs (or --num_gpus 4, or SLURM)
 """
 
-import utils.start  # noqa: F401, before what takes long to import
+if __name__ == "__main__":
+    import utils.start  # noqa: F401, before what takes long to import
 
 # isort: split
 import logging
@@ -31,7 +32,7 @@ from data.damage import Found, find_damage, report_damage
 from data.datasets import BALANCES, TrainingSet, ValidationSet, split
 from data.degradations import CLEAN, DEGRADATION_NAMES, DEGRADATIONS, TASKS, Task
 from data.links import check_links
-from data.loaders import make_loaders
+from data.loaders import allow_open_files, make_loaders
 from data.pairing import (
     Pair,
     check_sizes,
@@ -66,7 +67,10 @@ from utils.replaced import ReplacedImages
 
 CPU_DEVICE = torch.device("cpu")
 PREVIOUS = "previous.ckpt"  # what last.ckpt was before
-LOST_WORKER = "DataLoader worker (pid"  # PyTorch's words when one was killed
+LOST_WORKER = (  # PyTorch's words when a process that loads was killed, or has no room
+    "DataLoader worker (pid",
+    "unable to allocate shared memory",
+)
 
 MAY_CHANGE = ("total_steps", "steps_per_epoch")  # on --resume; the second follows from others
 OLDER = {  # what versions did that had no such choice
@@ -99,15 +103,18 @@ class Plan(NamedTuple):
 def main() -> int:
     options = train_options()
     quieten_libraries()
+    allow_open_files(options.num_workers)
     with hold_folder(options.ckpt_dir):
         try:
             return train(options)
         except (MemoryError, RuntimeError, OSError, EOFError) as error:
             if options.num_workers and has_lost_a_loader(error):
+                last_line = str(error).rstrip().rsplit("\n", 1)[-1]
                 raise UserError(
-                    f"a process that loads images ended ({shorten(str(error), 200)}), most often "
-                    f"for want of memory: expected room for --num_workers {options.num_workers} "
-                    f"and --cache_gb {options.cache_gb:g}; give less of them, and --resume"
+                    f"a process that loads images ended ({shorten(last_line, 200)}), most often "
+                    "for want of memory or of room in /dev/shm: expected room for --num_workers "
+                    f"{options.num_workers} and --cache_gb {options.cache_gb:g}; give less of "
+                    "them, or more room, and --resume"
                 ) from error
             if not is_for_want_of_memory(error):
                 raise
@@ -119,9 +126,10 @@ def main() -> int:
 
 
 def has_lost_a_loader(error: Exception) -> bool:
-    """Whether an error is PyTorch's when a process that loads was killed, idle or handing over."""
+    """Whether an error is PyTorch's when a process that loads ended, idle or handing over."""
     at_hand_over = isinstance(error, ConnectionError | EOFError | FileNotFoundError)
-    return LOST_WORKER in str(error) or (at_hand_over and not getattr(error, "filename", None))
+    lost = any(words in str(error) for words in LOST_WORKER)
+    return lost or (at_hand_over and not getattr(error, "filename", None))
 
 
 def train(options: Namespace) -> int:

@@ -3,10 +3,15 @@
 import atexit
 import multiprocessing
 import signal
+import sys
 
 from torch.utils.data import DataLoader, Subset
 
 from data.datasets import TrainingSet, TrainingStream, ValidationSet
+from utils.errors import UserError
+from utils.processes import STOPPING
+
+FILES, FILES_OF_WORKER = 64, 32  # open at once: every tensor that is handed over is one
 
 
 def make_loaders(
@@ -42,10 +47,32 @@ def make_loaders(
     return training_loader, DataLoader(share, batch_size=1, **shared)
 
 
+def allow_open_files(num_workers: int) -> None:
+    """Raise the limit on open files to what loading needs: short of it batches are lost.
+
+    Raises:
+        UserError: the system allows fewer.
+    """
+    if sys.platform == "win32":
+        return
+    import resource
+
+    needed = FILES + FILES_OF_WORKER * num_workers
+    limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit >= needed or limit == resource.RLIM_INFINITY:
+        return
+    if most < needed and most != resource.RLIM_INFINITY:
+        raise UserError(
+            f"--num_workers {num_workers}: {most} files may be open at once, expected {needed}; "
+            f"raise the limit (ulimit -n {needed}), or give fewer if there are any"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, most))
+
+
 def leave_signals_to_parent(worker: int) -> None:
     """A data loader's worker ends with its parent, which finishes its step first."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @atexit.register

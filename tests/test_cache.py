@@ -4,6 +4,7 @@ import errno
 import json
 import multiprocessing
 import os
+import resource
 import subprocess
 import sys
 
@@ -17,6 +18,7 @@ from data.cache import CHECKSUM_BYTES, ImageCache
 from data.damage import read_sizes
 from data.datasets import TrainingSet, TrainingStream
 from data.degradations import DEGRADATIONS, TASKS
+from data.loaders import FILES, FILES_OF_WORKER, allow_open_files
 from data.pairing import find_data_sets
 from tests.conftest import ROOT
 from utils.errors import UserError
@@ -200,3 +202,19 @@ def test_the_benchmark_of_the_data(train_flags):
     report = json.loads(done.stdout.splitlines()[-1])
     assert report["images_kept"] == report["images"] == 15
     assert report["ratio"] == report["kept_in_memory"] / report["decoded_every_time"] > 0
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+def test_too_few_open_files_are_told_of_before_a_batch_is_lost(workers, monkeypatch):
+    needed = FILES + FILES_OF_WORKER * workers
+    limits, given = [30, 4096], []
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: tuple(limits))
+    monkeypatch.setattr(resource, "setrlimit", lambda kind, value: given.append(value))
+    allow_open_files(workers)
+    assert given == [(needed, 4096)]
+    limits[1] = needed - 1
+    with pytest.raises(UserError, match=rf"{needed - 1} files .* \(ulimit -n {needed}\)"):
+        allow_open_files(workers)
+    limits[:] = needed, needed
+    allow_open_files(workers)
+    assert len(given) == 1

@@ -358,7 +358,7 @@ def test_full_disk_ends_with_one_line_and_the_last_good_checkpoint(
     message = fails("train", *flags)
     limit_files(resource.RLIM_INFINITY)
     assert "last.ckpt: cannot be written (File too large); make room" in message
-    assert f"--resume goes on from {folder / 'last.ckpt'}" in message
+    assert "--resume goes on from last.ckpt" in message
     assert {path.name: path.read_bytes() for path in folder.glob("*.ckpt")} == before
     assert not list(folder.glob(".*"))
     assert "steps 3 to 5" in run_script("train", *flags).out

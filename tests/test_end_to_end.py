@@ -97,7 +97,7 @@ def test_subset_in_any_order_has_all_rows(run_script, train_flags, tmp_path):
     assert net.num_degradations == 5
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_killed_and_resumed_run_ends_with_the_same_weights(number, trained, train_flags, tmp_path):
     arguments = [*train_flags, f"--ckpt_dir={tmp_path}", "--max_steps=8", "--val_every=4"]
     process = subprocess.Popen(

@@ -25,6 +25,7 @@ from utils.comparison import write_comparison
 from utils.errors import UserError
 from utils.finite import FiniteSteps
 from utils.image_io import to_pixels
+from utils.processes import STOPPING
 
 MAX_DECAY = 0.999
 SIGNAL_PAUSE = 1.0  # seconds; what comes earlier is the same signal, passed on by another process
@@ -97,8 +98,8 @@ class BestCheckpoint(ModelCheckpoint):
 class RunControl(Checkpoint):
     """Saves `last.ckpt` now and then, and ends the run at its last step, its time, or a signal.
 
-    After SIGINT or SIGTERM the current step is finished and saved, then `Interrupted` is raised;
-    the same signal a second later, or more, ends the process at once.
+    After a signal of `STOPPING` the current step is finished and saved, then `Interrupted` is
+    raised; the same signal a second later, or more, ends the process at once.
 
     The time begins after the first step, in which the network may be compiled. It is that of one
     session, or if `timed` (the learning rate then follows it) of all sessions of the run.
@@ -159,8 +160,9 @@ class RunControl(Checkpoint):
         self.step = trainer.global_step
         self.clock: float | None = None
         module.time_share = self.seconds / self.max_seconds
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._note_signal)
+        for number in STOPPING:
+            if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it for SIGHUP
+                signal.signal(number, self._note_signal)
         if self._validates_after(self.step) and self.validated < self.step:
             loop = trainer.fit_loop.epoch_loop.val_loop
             loop.restarting = False

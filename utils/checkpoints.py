@@ -49,7 +49,7 @@ class WholeCheckpoints(TorchCheckpointIO):
             if not path.exists():
                 raise
             raise UserError(
-                f"{error}; {path} of before is whole, --resume goes on from {self.last}"
+                f"{error}; the one of before is whole, and --resume goes on from {self.last.name}"
             ) from error
 
     def _keep_former(self) -> None:

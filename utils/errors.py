@@ -6,6 +6,7 @@ else keeps its traceback: it is a bug.
 """
 
 import errno
+import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -31,6 +32,8 @@ def run(main: Callable[[], int | None]) -> None:
     Warnings are shown as one line as well.
     """
     prepare_streams()
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # `utils.start` had another one
     warnings.showwarning = _show_warning
     try:
         code = main()

@@ -9,6 +9,11 @@ from types import FrameType
 from utils.errors import UserError
 
 ROOT = Path(__file__).parent.parent
+STOPPING = (  # signals that ask to stop; the last is a terminal's that goes (Windows has none)
+    signal.SIGINT,
+    signal.SIGTERM,
+    *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []),
+)
 
 
 def run_script(name: str, *arguments: str) -> None:
@@ -30,7 +35,7 @@ def run_script(name: str, *arguments: str) -> None:
         signals.append(number)
         process.send_signal(number)
 
-    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, pass_on) for number in STOPPING}
     try:
         process.wait()
     finally:

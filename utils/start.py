@@ -1,23 +1,24 @@
 """What has to be settled before libraries are imported, which takes seconds; import it first.
 
-Streams that can be written to, and Ctrl-C that ends in one line.
+Streams that can be written to, and Ctrl-C that ends at once and in one line, where there is nothing
+to lose yet. A script's `run` has Ctrl-C raise KeyboardInterrupt again. To be imported by what is
+started alone, not by what imports that.
 """
 
+import multiprocessing
+import os
+import signal
 import sys
-from types import TracebackType
 
 from utils.streams import prepare_streams
 
-_show = sys.excepthook
+
+def end(*_: object) -> None:
+    """End the process: an exception might be caught by whatever is being imported."""
+    print("error: interrupted", file=sys.stderr, flush=True)
+    os._exit(130)
 
 
-def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """What `sys.excepthook` does, but for Ctrl-C."""
-    if issubclass(kind, KeyboardInterrupt):
-        print("error: interrupted", file=sys.stderr)
-    else:
-        _show(kind, error, trace)
-
-
-sys.excepthook = show
+if multiprocessing.parent_process() is None and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+    signal.signal(signal.SIGINT, end)
 prepare_streams()
