@@ -262,7 +262,10 @@ def train_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--val_every", type=positive, help="steps between validations; default: an epoch"
     )
     group.add_argument(
-        "--wblogger", metavar="PROJECT", help="log to this wandb project (offline if logged out)"
+        "--wblogger",
+        type=project,
+        metavar="PROJECT",
+        help="log to this wandb project (offline if logged out)",
     )
     group.add_argument("--tensorboard", action="store_true", help="log to TensorBoard as well")
 
@@ -513,6 +516,15 @@ def not_empty(text: str) -> str:
     """Any text but an empty one, such as a path or a pattern."""
     if not text:
         raise argparse.ArgumentTypeError("'': expected a path")
+    return text
+
+
+def project(text: str) -> str:
+    """A name that wandb takes for a project."""
+    if not 0 < len(text) <= 128 or set(text) & set("/\\#?%:"):
+        raise argparse.ArgumentTypeError(
+            f"{text!r:.150}: expected a name of up to 128 characters, none of / \\ # ? % :"
+        )
     return text
 
 

@@ -28,7 +28,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 
-from data.damage import Found, find_damage, report_damage
+from data.damage import Found, find_damage, refuse_damage, report_damage
 from data.datasets import BALANCES, TrainingSet, ValidationSet, split
 from data.degradations import CLEAN, DEGRADATION_NAMES, DEGRADATIONS, TASKS, Task
 from data.links import check_links
@@ -60,7 +60,7 @@ from utils.checkpoints import WholeCheckpoints, remove_unfinished
 from utils.devices import Machine, choose_machine, is_for_want_of_memory
 from utils.errors import UserError, run
 from utils.finite import FiniteSteps
-from utils.image_io import FULL, write_error, write_whole
+from utils.image_io import FULL, check_writable, write_error, write_whole
 from utils.inference import MEMORY_SHARE, free_memory
 from utils.locks import hold_folder
 from utils.replaced import ReplacedImages
@@ -194,9 +194,10 @@ def train(options: Namespace) -> int:
     try:
         trainer.fit(restorer, *loaders, ckpt_path=start, weights_only=True)
     except OSError as error:
-        if not options.ckpt_dir.is_dir():
+        if not options.ckpt_dir.is_dir() or lies_in(options.ckpt_dir, error):
             raise UserError(
-                f"--ckpt_dir {options.ckpt_dir}: was removed during the run; start it anew"
+                f"--ckpt_dir {options.ckpt_dir}: was removed during the run, or part of it; go on "
+                "with --resume if last.ckpt is still there, or start anew"
             ) from error
         if error.errno not in FULL:
             raise
@@ -209,6 +210,13 @@ def train(options: Namespace) -> int:
     if trainer.is_global_zero:
         print(end)
     return 0
+
+
+def lies_in(folder: Path, error: OSError) -> bool:
+    """Whether an error is of a file that is missing in a folder."""
+    if not isinstance(error, FileNotFoundError) or error.filename is None:
+        return False
+    return Path(error.filename).resolve().is_relative_to(folder.resolve())
 
 
 def check_recording(options: Namespace, machine: Machine) -> None:
@@ -425,7 +433,8 @@ def find_start(
         return None, None
     start = Path(options.resume) if options.resume else None
     if start and not start.is_file():
-        raise UserError(f"--resume {start}: no such checkpoint; give one of a run, or no path")
+        what = "a folder" if start.is_dir() else "no such checkpoint"
+        raise UserError(f"--resume {start}: {what}; give a checkpoint of a run, or no path")
     if there and (start is None or start.resolve().parent != options.ckpt_dir.resolve()):
         raise UserError(
             f"{there[0]}: a run is already there; give --resume to go on with it, or another "
@@ -463,15 +472,17 @@ def find_pairs(
             continue
         pairs = find_pairs_of_task(options, task)
         found = find_damage(pairs, options.max_pixels, decoded=options.strict_data)
+        if options.strict_data:
+            refuse_damage(found.damaged)
         small += check_sizes(found.whole(pairs), found.sizes, options.patch_size)
         num_images += len(pairs)
         kept, held_out = split(pairs, options.val_images)
         decoded = find_damage(held_out, options.max_pixels, decoded=True)
-        report_damage(decoded.damaged, "it is left out of the validation", options.strict_data)
+        report_damage(decoded.damaged, "it is left out of the validation")
         others = {
             path: reason for path, reason in found.damaged.items() if path not in decoded.damaged
         }
-        report_damage(others, "the next image takes its place", options.strict_data)
+        report_damage(others, "the next image takes its place")
         held_out = decoded.whole(held_out)
         images.sizes.update(found.sizes)
         images.damaged.update(found.damaged)
@@ -583,7 +594,12 @@ def check_same_init(path: Path, before: dict[str, Any], init: Path) -> None:
 
 
 def make_loggers(options: Namespace) -> list[Logger]:
-    """CSV always; TensorBoard and wandb when asked for."""
+    """CSV always; TensorBoard and wandb when asked for.
+
+    Raises:
+        UserError: their folder cannot be written to.
+    """
+    check_writable(options.ckpt_dir / "logs")
     csv = CSVLogger(options.ckpt_dir, name="logs")
     loggers: list[Logger] = [csv]
     if options.tensorboard:

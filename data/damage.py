@@ -53,16 +53,17 @@ def read_sizes(
     return found.sizes
 
 
-def report_damage(damaged: Mapping[Path, str], what_happens: str, strict: bool) -> None:
-    """One warning for each image, of what happens; or, if `strict`, an error for all.
-
-    Raises:
-        UserError: there are some, and none may be.
-    """
+def refuse_damage(damaged: Mapping[Path, str]) -> None:
+    """Raise `UserError` if there are damaged images; it names the first and counts the others."""
     reasons = list(damaged.values())
-    if strict and reasons:
+    if reasons:
         more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
         raise UserError(f"--strict_data: {reasons[0]}{more}")
+
+
+def report_damage(damaged: Mapping[Path, str], what_happens: str) -> None:
+    """One warning for each image, of what happens."""
+    reasons = list(damaged.values())
     for reason in reasons[:NUM_TOLD]:
         warnings.warn(f"{reason}; {what_happens}", stacklevel=2)
     if len(reasons) > NUM_TOLD:

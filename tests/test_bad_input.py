@@ -69,6 +69,8 @@ def changed(checkpoint, path, **hyper_parameters):
         ("train", ["--max_steps", str(10**30)], "at most 1000000000"),
         ("train", ["--seed", str(10**40)], "below 2**63"),
         ("train", ["--save_every", str(10**40)], f"at most {2**63 - 1}"),
+        ("train", ["--wblogger", "x/y"], "--wblogger: 'x/y': expected a name of up to 128"),
+        ("train", ["--wblogger", ""], "--wblogger: '': expected a name"),
         ("train", ["--init", ""], "--init: '': expected a path"),
         ("train", ["--ckpt_dir", ""], "--ckpt_dir: '': expected a path"),
         ("train", ["--resume", ""], "--resume: '': expected a path"),

@@ -374,6 +374,27 @@ def test_full_disk_while_logging(folder, flags, fails, monkeypatch):
     assert steps(folder / "last.ckpt") >= 3
 
 
+def test_logs_that_are_removed_during_the_run(folder, flags, fails, monkeypatch):
+    save = _ExperimentWriter.save
+
+    def remove_first(self):
+        shutil.rmtree(folder / "logs", ignore_errors=True)
+        save(self)
+
+    monkeypatch.setattr(_ExperimentWriter, "save", remove_first)
+    message = fails("train", *flags, "--ckpt_dir", folder, "--resume", "--max_steps", 5)
+    assert "was removed during the run, or part of it; go on with --resume" in message
+    assert steps(folder / "last.ckpt") >= 3
+
+
+def test_a_file_in_the_place_of_logs_or_of_the_run(folder, flags, fails, tmp_path):
+    shutil.rmtree(folder / "logs")
+    (folder / "logs").touch()
+    flags = [*flags, "--resume", "--ckpt_dir"]
+    assert "logs: a file; give the path of a folder" in fails("train", *flags, folder)
+    assert "logs: a file; give" in fails("train", *flags, folder / "logs")
+
+
 def test_what_is_written_durably_is_synced_before_it_is_renamed(tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr(os, "fsync", lambda file: calls.append(os.fstat(file).st_size))

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -170,6 +171,8 @@ def test_results_are_written_when_the_scores_are(tmp_path):
     ("place", "value", "message"),
     [
         (("sha256",), 3, "its 'sha256' is 3"),
+        (("macs",), 10**400, "its 'macs' is huge"),
+        (("results", 0, "psnr"), True, "its 'psnr' is True"),
         (("results",), [], "no figure in it"),
         (("results",), [3], "no 'data_set' in it"),
         (("results", 0, "psnr"), None, "its 'psnr' is None"),
@@ -192,6 +195,7 @@ def test_damaged_results_are_named(place, value, message, fails, tmp_path):
 def test_a_network_that_gives_no_numbers_has_no_figures():
     class Broken(torch.nn.Conv2d):
         size_multiple = 1
+        weights_kept = nullcontext
 
         def forward(self, image, named=None):
             return super().forward(image)

@@ -42,6 +42,8 @@ def hold_folder(folder: Path) -> Iterator[None]:
         lock = _acquire(folder)
     except OSError as error:
         _remove_empty(made)
+        if isinstance(error, FileExistsError):
+            raise UserError(f"{folder}: a file; give the path of a folder") from error
         raise write_error(folder, error) from error
     try:
         text = json.dumps(_describe_this_process())

@@ -25,6 +25,7 @@ SCORES = "scores.csv"  # of every image
 PACKAGES = ("torch", "torchvision", "lightning", "numpy", "scikit-image", "pillow")
 MEASURES = ("psnr", "ssim", "psnr_y")  # those of the restored image, which have an interval
 NUMBER = int | float
+LARGEST = 2**63  # whole number; beyond it is no figure, and no float at last
 # what is read from a results file, and from each of its `results`
 ORIGIN_TYPES = {
     **dict.fromkeys(("method", "protocol", "knowledge"), str),
@@ -149,8 +150,10 @@ def _check(path: Path, content: Any, types: Mapping[str, Any]) -> None:
     for key, kind in types.items():
         if not isinstance(content, dict) or key not in content:
             raise _foreign(path, f"no {key!r} in it")
-        if not isinstance(content[key], kind):
-            raise _foreign(path, f"its {key!r} is {content[key]!r:.40}")
+        value = content[key]
+        huge = isinstance(value, int) and abs(value) > LARGEST
+        if not isinstance(value, kind) or isinstance(value, bool) or huge:
+            raise _foreign(path, f"its {key!r} is {'huge' if huge else format(repr(value), '.40')}")
 
 
 def _foreign(path: Path, found: str) -> UserError:
