@@ -274,8 +274,9 @@ def _by_name(trained: Trained, named: Tensor) -> dict[str, float]:
 
 
 def _whole(path: Path) -> Path:
-    """The path from the root, without `..`; links in it stay."""
-    return Path(os.path.normpath(path.absolute()))
+    """The path from the root; links in it stay, but where `..` may lead back from elsewhere."""
+    path = path.absolute()
+    return path.parent.resolve() / path.name if ".." in path.parts else path
 
 
 def _find_fault(path: Path) -> str:
@@ -327,7 +328,8 @@ def _holds_comparisons(folder: Path) -> bool:
 
 def _add_failure(failures: dict[str, str], name: str, reason: str) -> None:
     failures[name] = reason
-    where = "" if reason.startswith(name) else f"{name}: "  # some are of the result, or of neither
+    told = reason.startswith((name, printable(name)))
+    where = "" if told else f"{name}: "  # some are of the result, or of neither
     tqdm.write(f"failed: {printable(where + reason)}", file=sys.stderr)
 
 

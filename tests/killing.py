@@ -33,6 +33,7 @@ def run_training(arguments: list[str], output: Path, kill: tuple[str, int] | Non
 
 
 def _train(arguments: list[str], output: Path, kill: tuple[str, int] | None) -> None:
+    multiprocessing.set_start_method("fork", force=True)  # of loaders, as in a plain train.py
     torch.set_num_threads(1)
     sys.argv = ["train.py", *arguments]
     if kill:

@@ -188,6 +188,21 @@ def test_earlier_comparisons_are_no_pictures(demo, photos, tmp_path):
     assert demo("--input", meant, "--output", again)[0].code == 0
 
 
+def test_a_link_and_back_is_another_folder(demo, photos, monkeypatch, tmp_path):
+    for place in ("s/a.png", "s/deep/a.png"):
+        write_image(tmp_path / place, photos[0][:16, :16])
+    (tmp_path / "s" / "deep" / "er").mkdir()
+    (tmp_path / "s" / "link").symlink_to(tmp_path / "s" / "deep" / "er")
+    lines = [tmp_path / "s" / "a.png", tmp_path / "s" / "link" / ".." / "a.png"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(map(str, lines))))
+    result, report = demo("--input", "-")
+    assert result.code == 0 and "2 of 2 pictures restored" in result.out, result.err
+    names = sorted(
+        path.relative_to(tmp_path / "out") for path in list_images(tmp_path / "out", True)
+    )
+    assert [*map(str, names)] == ["a.png", "deep/a.png"]
+
+
 def test_names_of_lists(demo, photos, monkeypatch, tmp_path):
     """They may begin and end with spaces, be as long as names can be, and be there twice."""
     names = [" lead.png", "x" * 251 + ".png"]
@@ -251,6 +266,7 @@ def test_names_that_no_terminal_shows(demo, photos, tmp_path):
     result, report = demo("--input", tmp_path / "in")
     assert result.code == 1 and "1 of 3 pictures restored" in result.out, result.err
     assert "bad\\udcff.png: looks like" in result.out
+    assert result.err.count("lines.png") == 2  # where it failed, and in the end
     assert "failed: " + str(tmp_path / "in" / "two\\nlines.png") in result.err
     assert "red\\x1b[31m.png: cannot be read" in result.err and "\x1b[31m" not in result.err
     told = {Path(entry["input"]).name for entry in report["pictures"]}
