@@ -195,12 +195,9 @@ def test_a_link_and_back_is_another_folder(demo, photos, monkeypatch, tmp_path):
     (tmp_path / "s" / "link").symlink_to(tmp_path / "s" / "deep" / "er")
     lines = [tmp_path / "s" / "a.png", tmp_path / "s" / "link" / ".." / "a.png"]
     monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(map(str, lines))))
-    result, report = demo("--input", "-")
+    result, _ = demo("--input", "-")
     assert result.code == 0 and "2 of 2 pictures restored" in result.out, result.err
-    names = sorted(
-        path.relative_to(tmp_path / "out") for path in list_images(tmp_path / "out", True)
-    )
-    assert [*map(str, names)] == ["a.png", "deep/a.png"]
+    assert (tmp_path / "out" / "a.png").exists() and (tmp_path / "out" / "deep" / "a.png").exists()
 
 
 def test_names_of_lists(demo, photos, monkeypatch, tmp_path):
