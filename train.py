@@ -418,7 +418,7 @@ def find_start(
     there = [path for path in saved if path.exists()]
     for path in there:
         if not path.is_file():
-            raise UserError(f"{path}: no file, in place of a checkpoint; move it elsewhere")
+            raise UserError(f"{path}: not a regular file; move it elsewhere")
     if options.resume == "auto":
         for path in there:
             try:

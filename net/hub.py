@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Self
 
 from huggingface_hub import ModelCard, PyTorchModelHubMixin, hf_hub_download
-from huggingface_hub.errors import HFValidationError
 
 from net.weights import FILE_NAME, pack_weights
 from utils.errors import UserError
@@ -162,13 +161,16 @@ def _is_there(path: Path) -> bool:
 
 def _download(name: str, **options: Any) -> Path:
     """The weights of a model on the hub, as a file in its cache."""
+    if "/" not in name:
+        raise _unknown(name, "no OWNER/NAME")
     try:
-        if "/" not in name:
-            raise HFValidationError("no OWNER/NAME")  # without asking the hub, again and again
         return Path(hf_hub_download(name, FILE_NAME, **options))
     except Exception as error:  # whatever the hub, the network or the name may raise
-        raise UserError(
-            f"{name}: no such file or folder, and no model of that name can be had from the hub "
-            f"({type(error).__name__}); give the path of a folder that save_pretrained wrote, or "
-            "of a checkpoint"
-        ) from error
+        raise _unknown(name, type(error).__name__) from error
+
+
+def _unknown(name: str, reason: str) -> UserError:
+    return UserError(
+        f"{name}: no such file or folder, and no model of that name can be had from the hub "
+        f"({reason}); give the path of a folder that save_pretrained wrote, or of a checkpoint"
+    )

@@ -141,7 +141,7 @@ def _check_weights(content: Mapping[str, Any]) -> None:
     averaging = content["averaging_state"]
     if set(averaging) != {"n_averaged"} or averaging["n_averaged"].shape != ():
         raise ValueError("averaging_state: expected n_averaged, a number")
-    _check_positive("n_averaged", averaging["n_averaged"])
+    _check_not_negative("n_averaged", averaging["n_averaged"])
 
 
 def _empty_network(content: Mapping[str, Any], key: str = "state_dict") -> torch.nn.Module:
@@ -156,10 +156,10 @@ def _check_finite(name: str, value: Tensor | float) -> None:
         raise ValueError(f"{name}: values that are not finite")
 
 
-def _check_positive(name: str, value: Tensor | float) -> None:
+def _check_not_negative(name: str, value: Tensor | float) -> None:
     number = torch.as_tensor(value).reshape(())
     if not 0 <= number < math.inf:
-        raise ValueError(f"{name} {number.item()!r:.40}, expected 0 or above")
+        raise ValueError(f"{name} {number.item()!r:.40}, expected a finite number from 0")
 
 
 def _check_optimizer(content: Mapping[str, Any]) -> None:
@@ -169,7 +169,7 @@ def _check_optimizer(content: Mapping[str, Any]) -> None:
     if group["params"] != list(range(len(shapes))):
         raise ValueError(f"its parameters are not the {len(shapes)} of the network")
     for name in ("lr", "eps", "weight_decay"):
-        _check_positive(name, group[name])
+        _check_not_negative(name, group[name])
     _check_finite("betas", torch.tensor(group["betas"]).reshape(2))
     set_flags = [name for name in ("amsgrad", "maximize", "differentiable") if group.get(name)]
     if set_flags:
@@ -182,7 +182,7 @@ def _check_optimizer(content: Mapping[str, Any]) -> None:
             if entry[name].shape != shapes[index]:
                 raise ValueError(f"{name} of parameter {index} is of another shape")
             _check_finite(f"{name} of parameter {index}", entry[name])
-        _check_positive(f"step of parameter {index}", entry["step"])
+        _check_not_negative(f"step of parameter {index}", entry["step"])
     skipped = content["callbacks"].get("FiniteSteps", {}).get("skipped", 0)
     if not state["state"] and content["global_step"] > skipped:
         raise ValueError("it holds nothing of the parameters")

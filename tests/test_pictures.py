@@ -1,13 +1,16 @@
 """A picture comes back as it was: depth, grey, alpha, colour profile, EXIF data, upright."""
 
 import io
+import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 from PIL import ExifTags, Image, ImageCms, ImageOps
 
+import utils.pictures
 from utils.errors import UserError
 from utils.image_io import read_image, read_size
 from utils.pictures import Picture, parse_picture, read_picture, write_picture
@@ -95,8 +98,10 @@ def test_other_formats_say_what_they_drop(name, channels, tmp_path):
         warnings.simplefilter("always")
         write_picture(tmp_path / name, before)
     messages = [str(entry.message) for entry in caught]
-    assert [name in message for message in messages] == [True] * (2 if channels in (2, 4) else 1)
-    assert "no 16 bits" in messages[-1]
+    dropped = ["alpha channel"] * (channels in (2, 4)) + ["16 bits a channel"]
+    dropped += [] if name == "a.jpg" else ["colour profile", "EXIF data"]
+    for message, what in zip(messages, dropped, strict=True):
+        assert name in message and f"has no {what}" in message
     after = read_picture(tmp_path / name)
     assert after.alpha is None and after.pixels.dtype == np.uint8
     if name != "a.ppm":  # which Pillow reads as colour where it was written so, and grey likewise
@@ -260,6 +265,26 @@ def test_damaged_exif_costs_only_itself(tmp_path):
     long = make(3)._replace(exif=describe(ImageDescription="x" * 70_000))
     with pytest.warns(UserWarning, match="too long for a JPEG"):
         write_picture(tmp_path / "b.jpg", long)
+
+
+def test_warnings_keep_their_kind_and_the_process_its_filters(monkeypatch, tmp_path):
+    def decode(image, read_file):
+        time.sleep(0.05)  # until the other thread is there, too
+        warnings.warn("old", DeprecationWarning, stacklevel=1)
+        return decode_as_ever(image, read_file)
+
+    decode_as_ever = utils.pictures._decode
+    monkeypatch.setattr(utils.pictures, "_decode", decode)
+    write_picture(tmp_path / "a.png", make(3))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("ignore", DeprecationWarning)
+        filters = [*warnings.filters]
+        with ThreadPoolExecutor(2) as pool:
+            assert len(list(pool.map(read_picture, [tmp_path / "a.png"] * 2))) == 2
+        assert warnings.filters == filters and not caught
+        warnings.simplefilter("error", DeprecationWarning)
+        with pytest.raises(DeprecationWarning, match=r"a\.png: old"):
+            read_picture(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg", "webp", "tif", "bmp"])

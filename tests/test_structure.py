@@ -48,6 +48,14 @@ def test_nothing_imports_a_script():
         assert not imported_packages(path) & set(SCRIPTS), path
 
 
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_scripts_settle_streams_and_signals_before_they_import(script):
+    lines = (ROOT / f"{script}.py").read_text().splitlines()
+    first = next(line for line in lines if re.match("import|from|if", line))
+    after = lines[lines.index(first) + 1]
+    assert first == 'if __name__ == "__main__":' and after.startswith("    import utils.start")
+
+
 @pytest.mark.parametrize(
     ("module", "others"),
     [("net", ["lightning", "open_clip"]), ("demo, app, scripts.export", ["gradio", "onnx"])],

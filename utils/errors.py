@@ -42,8 +42,7 @@ def run(main: Callable[[], int | None]) -> None:
         sys.exit(_last_words(str(error).rsplit("UserError: ", 1)[-1], 2))
     except OSError as error:
         if error.errno == errno.EMFILE:
-            words = "too many open files; raise the limit (ulimit -n)"
-            sys.exit(_last_words(f"{words}, or give train.py fewer --num_workers", 2))
+            sys.exit(_last_words("too many open files; raise the limit (ulimit -n)", 2))
         if error.filename is None or error.errno not in OF_THE_SYSTEM:
             raise
         sys.exit(

@@ -8,6 +8,7 @@ it.
 
 import contextlib
 import io
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -41,6 +42,7 @@ KEEP_ALPHA = {"PNG", "TIFF", "WEBP"}
 KEEP_DEPTH: dict[str, Callable[..., bytes]] = {"PNG": encode_png, "TIFF": encode_tiff}
 KEEP_METADATA = {"JPEG", "PNG", "TIFF", "WEBP"}
 LONGEST_EXIF = 65_527  # bytes in a JPEG
+FILTERS = threading.RLock()  # those of warnings are the process's, whatever thread changes them
 PROFILE_SPACE = slice(16, 20)  # of an ICC profile: what colours it is for
 SPEAKING_TAGS = {  # of a TIFF file; its others say how the pixels are stored
     *(ExifTags.Base.ImageDescription, ExifTags.Base.Make, ExifTags.Base.Model),
@@ -191,20 +193,19 @@ def _fitting(profile: bytes | None, is_grey: bool) -> bytes | None:
 
 @contextlib.contextmanager
 def _naming_warnings(name: str) -> Iterator[None]:
-    """Whatever is warned of inside, Pillow's too, says of which picture."""
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            yield
-    finally:
-        for words in dict.fromkeys(str(entry.message).strip() for entry in caught):
-            warnings.warn(f"{name}: {words}", stacklevel=4)
+    """Whatever is warned of inside, Pillow's too, says of which picture; if that fails, nothing."""
+    with FILTERS, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    told = {str(entry.message).strip(): entry.category for entry in caught}
+    for words, category in told.items():
+        warnings.warn(f"{name}: {words}", category, stacklevel=4)
 
 
 def write_picture(path: Path, picture: Picture) -> None:
     """Write a picture in the format of the path's ending, under a temporary name first.
 
-    What the format cannot keep (alpha, 16 bits) is dropped with a warning.
+    What the format cannot keep is dropped with a warning.
 
     Raises:
         UserError: as `encode`, or the folder cannot be made or written to.
@@ -231,12 +232,17 @@ def _encode(picture: Picture, format_name: str, name: str) -> bytes:
         warnings.warn(f"{format_name} has no 16 bits a channel, reduced to 8", stacklevel=3)
         alpha = None if picture.alpha is None else _to_8_bits(picture.alpha)
         picture = picture._replace(pixels=_to_8_bits(picture.pixels), alpha=alpha)
-    exif = picture.exif
+    profile, exif = picture.profile, picture.exif
+    if format_name not in KEEP_METADATA:
+        for what, there in (("colour profile", profile), ("EXIF data", exif)):
+            if there:
+                warnings.warn(f"{format_name} has no {what}, dropped", stacklevel=3)
+        profile = exif = None
     if exif and format_name == "JPEG" and len(exif) > LONGEST_EXIF:
         warnings.warn("EXIF data too long for a JPEG, dropped", stacklevel=3)
         exif = None
 
-    pixels, profile = picture.pixels, picture.profile
+    pixels = picture.pixels
     has_alpha = picture.alpha is not None
     is_deep = pixels.dtype == np.uint16
     if format_name == "WEBP" or (format_name == "TIFF" and is_deep and has_alpha):
@@ -246,7 +252,7 @@ def _encode(picture: Picture, format_name: str, name: str) -> bytes:
     if is_deep:
         return KEEP_DEPTH[format_name](pixels, profile, exif)
     kept = {"icc_profile": profile, "exif": exif}
-    kept = {key: value for key, value in kept.items() if value and format_name in KEEP_METADATA}
+    kept = {key: value for key, value in kept.items() if value}
     return encode_image(pixels, format_name, name, **kept)
 
 

@@ -41,7 +41,10 @@ def read_learning_curve(folder: Path) -> list[tuple[int, float]]:
                     if row.get("val/psnr"):
                         points[int(row["step"]) + 1] = float(row["val/psnr"])
         except (ValueError, TypeError, KeyError, csv.Error) as error:
-            raise _damaged(path, error) from error
+            raise UserError(
+                f"{path}: cannot be read ({error}); remove it to go on without that curve, or "
+                f"{folder} to train that run anew"
+            ) from error
     return sorted(points.items())
 
 
