@@ -78,7 +78,17 @@ def main() -> int:
     )
     report["training_patches"] = [options.batch_size, options.patch_size]
     report["peak_bytes"] = {
-        name: measure_memory(name, options.configuration, options.sizes[-1], device)
+        name: measure_memory(
+            device, prepare_restoration, name, options.configuration, options.sizes[-1]
+        )
+        for name in networks
+    }
+    report["training_peak_bytes"] = {
+        name: measure_memory(
+            device,
+            prepare_step,
+            *(name, options.configuration, options.batch_size, options.patch_size),
+        )
         for name in networks
     }
     report["moved_bytes"] = {
@@ -215,24 +225,36 @@ def prepare_training(
     return steps
 
 
-def measure_memory(name: str, configuration: str, size: str, device: torch.device) -> int:
-    """Bytes that restoring an image takes at its peak, beyond weights and libraries."""
+def measure_memory(
+    device: torch.device, prepare: Callable[..., Callable[[], object]], *arguments: object
+) -> int:
+    """Bytes that `prepare(device, *arguments)()` takes at its peak, beyond what is there before."""
     if device.type == "cuda":
-        net = build_networks(configuration)[name].to(device)
-        image = make_image(size, device)
+        call = prepare(device, *arguments)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
-        restore(net, image)
+        call()
         return torch.cuda.max_memory_allocated(device) - before
-    return peak_memory(prepare_restoration, name, configuration, size)
+    return peak_memory(prepare, device, *arguments)
 
 
-def prepare_restoration(name: str, configuration: str, size: str) -> Callable[[], object]:
-    """A function that restores an image on the CPU."""
-    net = build_networks(configuration)[name]
-    image = make_image(size, torch.device("cpu"))
+def prepare_restoration(
+    device: torch.device, name: str, configuration: str, size: str
+) -> Callable[[], object]:
+    """A function that restores an image."""
+    net = build_networks(configuration)[name].to(device)
+    image = make_image(size, device)
     restore(net, image[:, :64, :64])
     return lambda: restore(net, image)
+
+
+def prepare_step(
+    device: torch.device, name: str, configuration: str, batch: int, patch: int
+) -> Callable[[], object]:
+    """A function that makes a first training step: gradients and the optimizer's state are new."""
+    net = build_networks(configuration)[name]
+    make_training_step(net, device, 1, 16, bf16=False)()
+    return make_training_step(net, device, batch, patch, bf16=False)
 
 
 class _MovedBytes(TorchDispatchMode):
@@ -289,6 +311,11 @@ def format_report(report: dict[str, Any]) -> str:
         *(line(f"inference {size}", values, "s") for size, values in seconds.items()),
         line(f"training {batch} x {patch}", report["training_seconds"], "s"),
         line(f"peak memory {size}", {n: v / 2**20 for n, v in report["peak_bytes"].items()}, "MiB"),
+        line(
+            f"peak memory training {batch} x {patch}",
+            {n: v / 2**20 for n, v in report["training_peak_bytes"].items()},
+            "MiB",
+        ),
         line(f"moved {size}", {n: v / 2**30 for n, v in report["moved_bytes"].items()}, "GiB"),
         *(
             (f"{size}: share {title}", *(f"{share[name]:.0%}" for name in networks))
