@@ -71,6 +71,7 @@ def restore(
     tile: int | None = None,
     cuda: int | None = None,
     on_part: Callable[[Part], None] | None = None,
+    self_ensemble: bool = False,
 ) -> Restored:
     """Restore one picture.
 
@@ -85,13 +86,15 @@ def restore(
         tile: side of the tiles in pixels, from 64; 0 for the whole picture at once, None to choose.
         cuda: index of the GPU, -1 for the CPU, None to choose; of a network loaded here.
         on_part: called after each tile.
+        self_ensemble: the mean of eight restorations, of the picture mirrored and turned.
 
     Raises:
         UserError: whatever is wrong with these.
     """
     trained = checkpoint if isinstance(checkpoint, Trained) else load(checkpoint, cuda)
     named = name_degradation(trained, task, text)
-    return restore_picture(as_picture(source), trained, named, strength, tile, on_part)
+    picture = as_picture(source)
+    return restore_picture(picture, trained, named, strength, tile, on_part, self_ensemble)
 
 
 def load(checkpoint: str | Path | None = None, cuda: int | None = None) -> Trained:
@@ -131,6 +134,7 @@ def restore_picture(
     strength: float = 1.0,
     tile: int | None = None,
     on_part: Callable[[Part], None] | None = None,
+    self_ensemble: bool = False,
 ) -> Restored:
     """`restore`, with a network in hand and `named` as `name_degradation` gives it."""
     if not isinstance(strength, numbers.Real) or not 0 <= strength <= 1:
@@ -152,7 +156,8 @@ def restore_picture(
 
     try:
         image = picture.to_tensor()
-        restored = inference.restore(trained.net, image, named, tile, observe).cpu()
+        restored = inference.restore(trained.net, image, named, tile, observe, self_ensemble)
+        restored = restored.cpu()
         if not restored.isfinite().all():
             raise UserError("the network's result is not finite; use another checkpoint")
         after = picture.with_colours(torch.lerp(image, restored, strength))

@@ -130,7 +130,7 @@ def build_page(gradio: Any, trained: Trained, options: Namespace, folder: Path) 
         progress(0, "reading")
 
         def show(part: Part) -> None:
-            words = "restoring" if part.total == 1 else f"tile {part.done} of {part.total}"
+            words = "restoring" if part.total == 1 else f"part {part.done} of {part.total}"
             progress((part.done, part.total), words)
 
         with warnings.catch_warnings(record=True) as caught:
@@ -139,7 +139,9 @@ def build_page(gradio: Any, trained: Trained, options: Namespace, folder: Path) 
                 picture, kind = parse_picture(Path(upload).read_bytes(), "The file", max_pixels)
                 progress(0, "restoring")
                 named = name_degradation(trained, None if task == BLIND else task)
-                result = restore_picture(picture, trained, named, strength, options.tile, show)
+                result = restore_picture(
+                    *(picture, trained, named, strength, options.tile, show), options.self_ensemble
+                )
                 kind = kind if kind in ENDINGS else "PNG"
                 content = encode(result.after, "JPEG" if kind == "MPO" else kind, "The result")
             except UserError as error:

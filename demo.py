@@ -75,12 +75,13 @@ def main() -> int:
 
                 def show(part: Part) -> None:
                     if part.total > 1:
-                        progress.set_postfix_str(f"tile {part.done} of {part.total}")
+                        progress.set_postfix_str(f"part {part.done} of {part.total}")
 
                 try:
                     picture = read_picture(source, options.max_pixels)
                     result = restore_picture(
-                        picture, trained, named, options.strength, options.tile, show
+                        *(picture, trained, named, options.strength, options.tile, show),
+                        options.self_ensemble,
                     )
                     save(result, target, options.compare)
                     change = result.change_db
@@ -266,6 +267,7 @@ def describe_run(trained: Trained, named: Tensor | None, options: Namespace) -> 
         "text": options.text,
         "named": None if named is None else _by_name(trained, named),
         "strength": options.strength,
+        "self_ensemble": options.self_ensemble,
     }
 
 

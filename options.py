@@ -635,4 +635,9 @@ def _add_inference_flags(parser) -> None:
         metavar="PIXELS",
         help="side of the tiles: auto (by free memory), 0 for the whole image, or pixels",
     )
+    parser.add_argument(
+        "--self_ensemble",
+        action="store_true",
+        help="mean of eight restorations, of the image mirrored and turned, in 8 times the time",
+    )
     _add_cuda_flag(parser)

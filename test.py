@@ -55,7 +55,8 @@ def main() -> int:
     for candidate in candidates:
         check_knows(candidate, options.named, [task.name for task, _ in found])
     knowledge = "named" if options.named else "blind"
-    output = options.output_path / f"{options.protocol}_{knowledge}"
+    suffix = "_self_ensemble" if options.self_ensemble else ""
+    output = options.output_path / f"{options.protocol}_{knowledge}{suffix}"
     folders = [output] if len(candidates) == 1 else [output / name_folder(c) for c in candidates]
     for folder in folders:
         check_writable(folder)
@@ -70,12 +71,13 @@ def main() -> int:
             figures += score(trained, data_set, task, options, folder)
         trained.net.to("cpu")
         origin = {
-            "method": f"{trained.title}, {knowledge}",
+            "method": f"{trained.title}, {knowledge}{', self-ensemble' if suffix else ''}",
             "protocol": options.protocol,
             "knowledge": knowledge,
             "seed": PAPER_NOISE_SEED if options.protocol == "paper" else options.seed,
             "device": str(device),
             "tile": "auto" if options.tile is None else options.tile,
+            "self_ensemble": options.self_ensemble,
             "left_out": left_out,
             **trained.description,
         }
@@ -207,6 +209,7 @@ def score(
             tqdm(samples, title, len(data_set.pairs), unit="image"),
             named,
             options.tile,
+            options.self_ensemble,
             quantised=options.protocol == "clean",
             on_result=save,
         )

@@ -89,6 +89,17 @@ def test_weights_are_those_of_the_forward_pass(trained, photos):
     assert restore(photos[0], trained, task="derain").weights is None
 
 
+def test_self_ensemble(demo, trained, photos, tmp_path):
+    write_image(tmp_path / "in" / "a.png", photos[0])
+    result, report = demo("--input", tmp_path / "in", "--self_ensemble")
+    assert result.code == 0 and report["self_ensemble"] is True, result.err
+    expected = restore(photos[0], trained, self_ensemble=True)
+    assert sum(expected.weights.values()) == pytest.approx(1, abs=1e-5)
+    written = read_image(tmp_path / "out" / "a.png")
+    assert np.array_equal(written, expected.after.pixels)
+    assert not np.array_equal(written, restore(photos[0], trained).after.pixels)
+
+
 def test_patterns_lists_and_several_inputs(demo, photos, monkeypatch, tmp_path):
     for name in ("in/a/x.png", "in/b/x.png", "in/b/y.jpg", "other/z.png"):
         write_image(tmp_path / name, photos[0][:16, :24])

@@ -397,6 +397,10 @@ def test_photographs_become_a_test_set(run_script, checkpoints, data_folder, tmp
         assert f"bsd68_synthetic {task} (2)" in result.out  # never taken for a published set
         content = json.loads((tmp_path / "out" / "paper_blind" / "results.json").read_text())
         assert 5 < content["results"][0]["degraded_psnr"] < 45
+    result = run_script("test", *flags, *place, "--self_ensemble")
+    assert result.code == 0 and "blind, self-ensemble |" in result.out, result.err
+    folder = tmp_path / "out" / "paper_blind_self_ensemble"
+    assert json.loads((folder / "results.json").read_text())["self_ensemble"] is True
 
 
 def test_photographs_become_pairs_to_train_on(run_script, fails, train_flags, photos, tmp_path):

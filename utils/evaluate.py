@@ -34,13 +34,14 @@ def evaluate(
     samples: Iterable,
     named: Tensor | None = None,
     tile: int | None = None,
+    self_ensemble: bool = False,
     quantised: bool = False,
     on_result: Callable[[object, Tensor, Score], None] | None = None,
 ) -> list[Score]:
     """Restore and score samples (degraded, clean, task, name), one by one.
 
     Args:
-        net, named, tile: as in `restore`.
+        net, named, tile, self_ensemble: as in `restore`.
         quantised: round the restored image to 8 bits before scoring (protocol `clean`).
         on_result: called with the sample, the restored image (3, H, W) and its score.
 
@@ -53,7 +54,7 @@ def evaluate(
         for sample in samples:
             degraded, clean = sample.degraded.to(device), sample.clean.to(device)
             start = time.perf_counter()
-            restored = restore(net, degraded, named, tile)
+            restored = restore(net, degraded, named, tile, self_ensemble=self_ensemble)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             seconds = time.perf_counter() - start

@@ -35,6 +35,7 @@ def restore(
     named: Tensor | None = None,
     tile: int | None = 0,
     on_part: Callable[[Part], None] | None = None,
+    self_ensemble: bool = False,
 ) -> Tensor:
     """Restore one image of any size.
 
@@ -45,11 +46,14 @@ def restore(
         tile: side of the tiles in pixels, at most (they are made equal); 0 for the whole image at
             once; None to choose the largest that fits into the free memory.
         on_part: called after each tile; without scores if the network does not give them.
+        self_ensemble: the mean of eight restorations, of the image mirrored and turned.
 
     Returns:
         (3, H, W) in [0, 1], clipped, on the network's device; where the network gives infinite
         values, NaN.
     """
+    if self_ensemble:
+        return _restore_turned(net, image, named, tile, on_part)
     device = next(net.parameters()).device
     image = image[None].to(device)
     height, width = image.shape[2:]
@@ -105,6 +109,30 @@ def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
     below, beside = -height % multiple, -width % multiple
     mode = "reflect" if below < height and beside < width else "replicate"
     return F.pad(image, (0, beside, 0, below), mode=mode)
+
+
+def _restore_turned(
+    net: nn.Module,
+    image: Tensor,
+    named: Tensor | None,
+    tile: int | None,
+    on_part: Callable[[Part], None] | None,
+) -> Tensor:
+    """The mean over the image's eight turns (Timofte et al., "Seven ways", CVPR 2016)."""
+    axes = [[], [1], [2], [1, 2]]
+    total = 0
+    with net.weights_kept():
+        for number, (mirrored, transposed) in enumerate(itertools.product(axes, (False, True))):
+
+            def pass_on(part: Part, before: int = number) -> None:
+                on_part(part._replace(done=before * part.total + part.done, total=8 * part.total))
+
+            turned = image.flip(mirrored)
+            turned = turned.transpose(1, 2) if transposed else turned
+            restored = restore(net, turned, named, tile, pass_on if on_part else None)
+            restored = restored.transpose(1, 2) if transposed else restored
+            total = total + restored.flip(mirrored) / 8
+    return total
 
 
 def _restore_whole(
