@@ -8,6 +8,7 @@ Deviations: none from the paper. The released code normalises after flattening H
 statistics are taken on the same C values of each pixel through one `layer_norm` call.
 """
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -21,6 +22,7 @@ from net.feedforward import FFN
 from net.windows import in_windows
 
 EPSILON = 1e-5
+KEEPING = threading.Lock()  # threads may restore with one network at once
 
 
 class ChannelLayerNorm(nn.LayerNorm):
@@ -66,6 +68,7 @@ class TransformerBlock(nn.Module):
         self.feedforward_norm = ChannelLayerNorm(channels)
         self.feedforward = FFN(channels, expansion)
         self._kept: tuple[tuple[Tensor, ...], tuple[Tensor, ...]] | None = None
+        self._keepers = 0
 
     def forward(self, x: Tensor) -> Tensor:
         attention_weights, feedforward_weights = self._kept or self._prepare()
@@ -92,14 +95,18 @@ class TransformerBlock(nn.Module):
     @contextmanager
     def weights_kept(self) -> Iterator[None]:
         """As `RestorationNetwork.weights_kept`, of this block alone."""
-        former = self._kept
-        if former is None:
-            with torch.no_grad():
-                self._kept = self._prepare()
+        with KEEPING:
+            if not self._keepers:
+                with torch.no_grad():
+                    self._kept = self._prepare()
+            self._keepers += 1
         try:
             yield
         finally:
-            self._kept = former
+            with KEEPING:
+                self._keepers -= 1
+                if not self._keepers:
+                    self._kept = None
 
     def _prepare(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """The weights that `_attend` and `_feed_forward` take."""
