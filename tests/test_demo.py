@@ -265,7 +265,8 @@ def test_streams_that_are_closed_or_full(streams, code, words, checkpoint, photo
 
 
 def test_interrupted_while_libraries_are_imported():
-    code = "import os, utils.start; os.kill(os.getpid(), 2)"
+    code = "import os, signal; signal.signal(2, signal.default_int_handler); import utils.start; "
+    code += "os.kill(os.getpid(), 2)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stderr == "error: interrupted\n" and done.returncode == 130
 

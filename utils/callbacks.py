@@ -161,7 +161,8 @@ class RunControl(Checkpoint):
         self.clock: float | None = None
         module.time_share = self.seconds / self.max_seconds
         for number in STOPPING:
-            if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it for SIGHUP
+            under_nohup = signal.getsignal(number) == signal.SIG_IGN
+            if number in (signal.SIGINT, signal.SIGTERM) or not under_nohup:
                 signal.signal(number, self._note_signal)
         if self._validates_after(self.step) and self.validated < self.step:
             loop = trainer.fit_loop.epoch_loop.val_loop
