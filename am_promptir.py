@@ -86,7 +86,7 @@ def restore(
         tile: side of the tiles in pixels, from 64; 0 for the whole picture at once, None to choose.
         cuda: index of the GPU, -1 for the CPU, None to choose; of a network loaded here.
         on_part: called after each tile.
-        self_ensemble: the mean of eight restorations, of the picture mirrored and turned.
+        self_ensemble: the mean of four restorations, of the picture mirrored both ways.
 
     Raises:
         UserError: whatever is wrong with these.

@@ -638,6 +638,6 @@ def _add_inference_flags(parser) -> None:
     parser.add_argument(
         "--self_ensemble",
         action="store_true",
-        help="mean of eight restorations, of the image mirrored and turned, in 8 times the time",
+        help="mean of four restorations, of the image mirrored both ways, in 4 times the time",
     )
     _add_cuda_flag(parser)

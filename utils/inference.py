@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 TILE_OVERLAP = 64  # pixels; the seams of a tiled restoration fade over it
 SMALLEST_TILE = 64  # pixels; smaller ones would be all overlap
+MIRRORINGS = ([], [1], [2], [1, 2])  # axes of (3, H, W)
 MEMORY_SHARE = 0.5  # of the free memory that one forward pass may take
 
 
@@ -46,14 +47,14 @@ def restore(
         tile: side of the tiles in pixels, at most (they are made equal); 0 for the whole image at
             once; None to choose the largest that fits into the free memory.
         on_part: called after each tile; without scores if the network does not give them.
-        self_ensemble: the mean of eight restorations, of the image mirrored and turned.
+        self_ensemble: the mean of four restorations, of the image mirrored both ways.
 
     Returns:
         (3, H, W) in [0, 1], clipped, on the network's device; where the network gives infinite
         values, NaN.
     """
     if self_ensemble:
-        return _restore_turned(net, image, named, tile, on_part)
+        return _restore_mirrored(net, image, named, tile, on_part)
     device = next(net.parameters()).device
     image = image[None].to(device)
     height, width = image.shape[2:]
@@ -111,27 +112,24 @@ def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
     return F.pad(image, (0, beside, 0, below), mode=mode)
 
 
-def _restore_turned(
+def _restore_mirrored(
     net: nn.Module,
     image: Tensor,
     named: Tensor | None,
     tile: int | None,
     on_part: Callable[[Part], None] | None,
 ) -> Tensor:
-    """The mean over the image's eight turns (Timofte et al., "Seven ways", CVPR 2016)."""
-    axes = [[], [1], [2], [1, 2]]
-    total = 0
+    """The mean over the image's mirrorings, without quarter turns: no network saw such rain."""
+    total = torch.zeros(())
     with net.weights_kept():
-        for number, (mirrored, transposed) in enumerate(itertools.product(axes, (False, True))):
+        for number, axes in enumerate(MIRRORINGS):
 
             def pass_on(part: Part, before: int = number) -> None:
-                on_part(part._replace(done=before * part.total + part.done, total=8 * part.total))
+                parts = part.total
+                on_part(part._replace(done=before * parts + part.done, total=4 * parts))
 
-            turned = image.flip(mirrored)
-            turned = turned.transpose(1, 2) if transposed else turned
-            restored = restore(net, turned, named, tile, pass_on if on_part else None)
-            restored = restored.transpose(1, 2) if transposed else restored
-            total = total + restored.flip(mirrored) / 8
+            restored = restore(net, image.flip(axes), named, tile, pass_on if on_part else None)
+            total = total.to(restored.device) + restored.flip(axes) / 4
     return total
 
 
