@@ -129,12 +129,7 @@ def find_pictures(inputs: list[str], output: Path) -> tuple[dict[Path, Path], di
         path = Path(given)
         fault = _find_fault(path)
         if given == "-":
-            if isinstance(sys.stdin, io.TextIOWrapper):  # names may not be UTF-8
-                sys.stdin.reconfigure(errors="surrogateescape")
-            for line in sys.stdin:
-                line = line.rstrip("\r\n")
-                if not line.strip():
-                    continue
+            for line in _read_list():
                 fault = _find_fault(Path(line))
                 if fault:
                     _add_failure(failures, line, f"{line}: {fault}")
@@ -154,6 +149,7 @@ def find_pictures(inputs: list[str], output: Path) -> tuple[dict[Path, Path], di
             names |= {picture: picture.relative_to(path) for picture in found}
         elif fault == MISSING and glob.has_magic(given):
             top = next(folder for folder in path.parents if not glob.has_magic(str(folder)))
+            path = path / "*" if path.name == "**" else path  # whatever is below, not folders alone
             try:
                 found = sorted(top.glob(str(path.relative_to(top))))
             except ValueError as error:
@@ -273,6 +269,23 @@ def describe_run(trained: Trained, named: Tensor | None, options: Namespace) -> 
 
 def _by_name(trained: Trained, named: Tensor) -> dict[str, float]:
     return dict(zip(trained.degradations, named[0].tolist(), strict=True))
+
+
+def _read_list() -> list[str]:
+    """The lines of standard input that are not empty.
+
+    Raises:
+        UserError: it is a picture itself, or another file that is no text.
+    """
+    if isinstance(sys.stdin, io.TextIOWrapper):  # names may not be UTF-8
+        sys.stdin.reconfigure(errors="surrogateescape")
+    text = sys.stdin.read().removeprefix("\ufeff")  # the mark some editors begin a file with
+    if "\0" in text and any("\udc80" <= sign <= "\udcff" for sign in text):
+        raise UserError(
+            "--input -: binary data on standard input; expected paths of pictures, one a line"
+        )
+    lines = (line.rstrip("\r") for line in text.split("\n"))
+    return [line for line in lines if line.strip()]
 
 
 def _whole(path: Path) -> Path:

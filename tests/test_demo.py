@@ -200,6 +200,17 @@ def test_earlier_comparisons_are_no_pictures(demo, photos, tmp_path):
     assert demo("--input", meant, "--output", again)[0].code == 0
 
 
+def test_lists_of_editors_and_pictures_in_their_place(demo, photos, monkeypatch, tmp_path):
+    write_image(tmp_path / "in" / "deep" / "a.png", photos[0][:16, :16])
+    path = tmp_path / "in" / "deep" / "a.png"
+    for content, code in ((f"\ufeff{path}\r\n".encode(), 0), (path.read_bytes(), 2)):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content), encoding="utf-8"))
+        result, _ = demo("--input", "-")
+        assert result.code == code, result.err
+    assert "error: --input -: binary data on standard input" in result.err
+    assert demo("--input", tmp_path / "in" / "**")[0].code == 0
+
+
 def test_a_link_and_back_is_another_folder(demo, photos, monkeypatch, tmp_path):
     for place in ("s/a.png", "s/deep/a.png"):
         write_image(tmp_path / place, photos[0][:16, :16])
