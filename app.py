@@ -34,6 +34,7 @@ from options import app_options
 from utils.errors import UserError, run
 from utils.inference import Part
 from utils.pictures import encode, parse_picture
+from utils.processes import STOPPING
 from utils.uploads import GuardedUploads
 
 TITLE = "AM-PromptIR: restore a picture"
@@ -89,7 +90,8 @@ def serve(gradio: Any, page: Any, options: Namespace, folder: Path) -> None:
             f"--port {options.port}: cannot listen there, it is taken or not allowed; give another"
         ) from error
     print(f"open http://{options.host}:{options.port} in a browser; Ctrl-C ends", flush=True)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
+    for number in STOPPING[1:]:
+        signal.signal(number, signal.default_int_handler)  # ends as Ctrl-C does
     try:
         threading.Event().wait()
     except KeyboardInterrupt:

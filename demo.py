@@ -37,6 +37,7 @@ from utils.image_io import EXTENSIONS, LONGEST_NAME, check_writable, list_images
 from utils.inference import Part
 from utils.pictures import read_picture
 from utils.printable import printable
+from utils.processes import STOPPING
 
 REPORT = "restored.json"  # in the folder of the results
 ENDINGS = " ".join(sorted(EXTENSIONS))
@@ -54,7 +55,8 @@ class Target(NamedTuple):
 
 
 def main() -> int:
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
+    for number in STOPPING[1:]:
+        signal.signal(number, signal.default_int_handler)  # ends as Ctrl-C does
     options = demo_options()
     names, failures = find_pictures(options.input, options.output)
     names, folder = name_results(names, options.output)

@@ -41,7 +41,8 @@ Blind by default: what is wrong is read off the image. With the project's code:
 from net import AMPromptIR
 
 net = AMPromptIR.from_pretrained("THIS MODEL")  # its name on the hub, or a folder
-restored = net(image)  # RGB, float, (B, 3, H, W) in [0, 1], H and W multiples of 8
+# RGB, float, (B, 3, H, W) in [0, 1], H and W multiples of 8
+restored = net(image).clamp(0, 1)
 ```
 
 or, for files of any size, `python demo.py --ckpt_name FOLDER --input photo.jpg`.

@@ -10,6 +10,10 @@ Pictures are compared by their clean images. The default folders may be missing 
 may not. Exit code 0: no overlap, 1: some, 2: a wrong flag.
 """
 
+if __name__ == "__main__":
+    import utils.start  # noqa: F401, before what takes long to import
+
+# isort: split
 import csv
 import io
 import json

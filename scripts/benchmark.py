@@ -9,6 +9,10 @@ not. The last line is JSON.
 python -m scripts.benchmark --configuration tiny --sizes 128 481x321 --rounds 5
 """
 
+if __name__ == "__main__":
+    import utils.start  # noqa: F401, before what takes long to import
+
+# isort: split
 import argparse
 import copy
 import json

@@ -6,6 +6,10 @@ once before, so that files come from the system's memory and the cache is full. 
 the output is JSON.
 """
 
+if __name__ == "__main__":
+    import utils.start  # noqa: F401, before what takes long to import
+
+# isort: split
 import json
 from collections.abc import Callable
 

@@ -4,6 +4,10 @@ Restores square images with automatic tiles, in the free memory there is or in `
 last line is JSON.
 """
 
+if __name__ == "__main__":
+    import utils.start  # noqa: F401, before what takes long to import
+
+# isort: split
 import json
 import math
 import time

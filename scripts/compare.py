@@ -17,6 +17,10 @@ Writes table.md (means over seeds, 95 % bootstrap intervals over images), learni
 folder for each network and seed.
 """
 
+if __name__ == "__main__":
+    import utils.start  # noqa: F401, before what takes long to import
+
+# isort: split
 import json
 import sys
 from argparse import Namespace

@@ -10,6 +10,10 @@ and `named`, (B, K), zeros for blind or a one-hot row that names the degradation
 are in the file's metadata.
 """
 
+if __name__ == "__main__":
+    import utils.start  # noqa: F401, before what takes long to import
+
+# isort: split
 import importlib.util
 import json
 import logging

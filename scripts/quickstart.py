@@ -6,6 +6,10 @@ trains the `tiny` configuration on other photographs of the set instead and test
 training works, and for nothing else.
 """
 
+if __name__ == "__main__":
+    import utils.start  # noqa: F401, before what takes long to import
+
+# isort: split
 import argparse
 import shutil
 import sys

@@ -5,6 +5,10 @@ and two kinds of damage at once, made from the photographs in a folder; restored
 goes to the screen, the last line is JSON with each picture's figures.
 """
 
+if __name__ == "__main__":
+    import utils.start  # noqa: F401, before what takes long to import
+
+# isort: split
 import json
 from collections.abc import Callable
 from functools import partial

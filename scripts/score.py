@@ -10,6 +10,10 @@ would score before rounding to 8 bits; pictures are rounded already, which can c
 hundredths of a dB.
 """
 
+if __name__ == "__main__":
+    import utils.start  # noqa: F401, before what takes long to import
+
+# isort: split
 import re
 import warnings
 from argparse import Namespace

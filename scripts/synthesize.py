@@ -12,6 +12,10 @@ test.py takes them too, as a test set of clean photographs that have no rainy or
 Figures from either are not comparable with published ones.
 """
 
+if __name__ == "__main__":
+    import utils.start  # noqa: F401, before what takes long to import
+
+# isort: split
 import argparse
 import tempfile
 from pathlib import Path

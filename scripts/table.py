@@ -7,6 +7,10 @@ Rows that others have published are marked so; they stand beside data sets that 
 ones, under protocol `paper` only.
 """
 
+if __name__ == "__main__":
+    import utils.start  # noqa: F401, before what takes long to import
+
+# isort: split
 from pathlib import Path
 
 from data.protocols import PROTOCOLS

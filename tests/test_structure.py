@@ -48,12 +48,15 @@ def test_nothing_imports_a_script():
         assert not imported_packages(path) & set(SCRIPTS), path
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_scripts_settle_streams_and_signals_before_they_import(script):
-    lines = (ROOT / f"{script}.py").read_text().splitlines()
-    first = next(line for line in lines if re.match("import|from|if", line))
-    after = lines[lines.index(first) + 1]
-    assert first == 'if __name__ == "__main__":' and after.startswith("    import utils.start")
+def test_scripts_settle_streams_and_signals_before_they_import():
+    paths = [ROOT / f"{script}.py" for script in SCRIPTS] + [*(ROOT / "scripts").glob("[!_]*.py")]
+    assert len(paths) > 10
+    for path in paths:
+        lines = path.read_text().splitlines()
+        first = next(line for line in lines if re.match("import |from |if ", line))
+        after = lines[lines.index(first) + 1]
+        assert first == 'if __name__ == "__main__":', path
+        assert after.startswith("    import utils.start"), path
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ else keeps its traceback: it is a bug.
 import errno
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable
 
@@ -32,29 +33,41 @@ def run(main: Callable[[], int | None]) -> None:
     Warnings are shown as one line as well.
     """
     prepare_streams()
+    interrupted = threading.Event()
+
+    def interrupt(*_: object) -> None:
+        interrupted.set()
+        raise KeyboardInterrupt
+
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # `utils.start` had another one
+        signal.signal(signal.SIGINT, interrupt)
     warnings.showwarning = _show_warning
     try:
         code = main()
-    except UserError as error:
-        # a data loader's worker hands its error on with the traceback before the message
-        sys.exit(_last_words(str(error).rsplit("UserError: ", 1)[-1], 2))
-    except OSError as error:
-        if error.errno == errno.EMFILE:
-            sys.exit(_last_words("too many open files; raise the limit (ulimit -n)", 2))
-        if error.filename is None or error.errno not in OF_THE_SYSTEM:
-            raise
-        sys.exit(
-            _last_words(
-                f"{error.filename}: cannot be used ({error.strerror}); give a path that is there "
-                "and that you may read and write",
-                2,
-            )
-        )
+    except Exception as error:
+        if interrupted.is_set():  # and a library made another error of it
+            sys.exit(_last_words("interrupted", 130))
+        sys.exit(_tell(error))
     except KeyboardInterrupt:
         sys.exit(_last_words("interrupted", 130))
     sys.exit(code or 0)
+
+
+def _tell(error: Exception) -> int:
+    """The exit code, after a line about what the user can mend; anything else is raised again."""
+    if isinstance(error, UserError):
+        # a data loader's worker hands its error on with the traceback before the message
+        return _last_words(str(error).rsplit("UserError: ", 1)[-1], 2)
+    number = error.errno if isinstance(error, OSError) else None
+    if number == errno.EMFILE:
+        return _last_words("too many open files; raise the limit (ulimit -n)", 2)
+    if number in OF_THE_SYSTEM and error.filename is not None:
+        return _last_words(
+            f"{error.filename}: cannot be used ({error.strerror}); give a path that is there and "
+            "that you may read and write",
+            2,
+        )
+    raise error
 
 
 def _show_warning(message: Warning | str, *place: object) -> None:

@@ -133,7 +133,9 @@ def open_image(
     except IsADirectoryError as error:
         raise UserError(f"{name}: a folder; give the path of a picture") from error
     except Exception as error:  # decoders of damaged files raise anything
-        reason = "not an image" if isinstance(error, UnidentifiedImageError) else describe(error)
+        reason = describe(error)
+        if isinstance(error, UnidentifiedImageError):
+            reason = "not an image" + (f" as {', '.join(formats)}" if formats else "")
         raise UserError(
             f"{name}: cannot be read as an image ({reason}); replace or remove it"
         ) from error
