@@ -175,7 +175,12 @@ def build_page(gradio: Any, trained: Trained, options: Namespace, folder: Path) 
                 button = gradio.Button("Restore", variant="primary", elem_id="restore")
             with gradio.Column(scale=3, min_width=320):
                 slider = gradio.ImageSlider(
-                    label="Before | after", interactive=False, max_height=520, elem_id="result"
+                    label="Before | after",
+                    interactive=False,
+                    max_height=520,
+                    format="png",  # what is compared must not be compressed with loss
+                    buttons=["fullscreen"],  # the download is below, as deep as the upload
+                    elem_id="result",
                 )
                 notes = gradio.Markdown(elem_id="notes")
                 download = gradio.DownloadButton(
