@@ -38,14 +38,16 @@ MAX_MAPS = 4096  # kept by each process, of what a synthesis knows of a photogra
 class Sample(NamedTuple):
     """degraded, clean: float32 (3, H, W) in [0, 1]; task: the degradation's name; name: the file's.
 
+    untouched: whether the image was left clean, and `task` is only whose turn it was;
     replaced: why the image whose turn it was cannot be read, if this one is in its place.
-    A collated batch has (B, 3, H, W) tensors and lists of names.
+    A collated batch has (B, 3, H, W) tensors, `untouched` of (B,), and lists of names.
     """
 
     degraded: Tensor
     clean: Tensor
     task: str
     name: str
+    untouched: bool = False
     replaced: str = ""
 
 
@@ -288,7 +290,8 @@ def make_sample(
         degraded = images[0]
     if variety.quality is not None:
         degraded = compress(degraded, variety.quality)
-    return Sample(to_tensor(degraded), to_tensor(clean), degradation.name, pair.name)
+    images = to_tensor(degraded), to_tensor(clean)
+    return Sample(*images, degradation.name, pair.name, variety.untouched)
 
 
 def _hash(name: str) -> str:

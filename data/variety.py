@@ -3,8 +3,8 @@
 The published degradations are of colour photographs, uncompressed, at three levels of noise. A
 network that saw nothing else leaves the noise of a grey picture alone, takes the blocks of JPEG for
 rain, and changes what was clean. With `train.py --variety SHARE` a share of the training samples
-is made otherwise (rain and haze in colour a sixth less often: they have no noise to change); all
-ranges are our own choice.
+is made otherwise: half of it grey, half of it not damaged at all (rain and haze in colour make an
+eighth less: they have no noise to change). All ranges are our own choice.
 
 Images are uint8 RGB (H, W, 3); every random choice is drawn from the generator passed in.
 """
@@ -15,7 +15,8 @@ import cv2
 import numpy as np
 
 GREY = 0.5  # share of the varied samples
-CHANGES = ("compressed", "untouched", "noise", "none")  # evenly; of colour not the last
+UNTOUCHED = 0.5  # share of the varied samples, grey or not
+CHANGES = ("compressed", "noise", "none")  # of the others, evenly; of colour not the last
 QUALITY = (50, 95)  # of JPEG with halved colour, as cameras and web pages have it
 NOISE = (0.4, 1.3)  # standard deviation relative to the degradation's
 
@@ -41,13 +42,14 @@ def draw_variety(share: float, generator: np.random.Generator) -> Variety:
     if share == 0 or generator.random() >= share:
         return PUBLISHED
     grey = generator.random() < GREY
+    if generator.random() < UNTOUCHED:
+        return Variety(grey, untouched=True)
     changes = CHANGES if grey else CHANGES[:-1]
     change = changes[generator.integers(len(changes))]
     return Variety(
         grey,
         int(generator.integers(QUALITY[0], QUALITY[1] + 1)) if change == "compressed" else None,
-        change == "untouched",
-        generator.uniform(*NOISE) if change == "noise" else 1.0,
+        noise=generator.uniform(*NOISE) if change == "noise" else 1.0,
     )
 
 

@@ -97,7 +97,7 @@ class Restorer(L.LightningModule):
         if scores is not None:
             rows = torch.tensor([self._row[task] for task in batch.task])
             rows = rows.to(self.device, non_blocking=True)
-            entropy = classification_loss(scores, rows)
+            entropy = classification_loss(scores, rows, batch.untouched)
             self.log("train/classification", entropy)
             loss = loss + self.hparams.classification_weight * entropy
         self.log("train/loss", loss)

@@ -371,6 +371,7 @@ def test_varied_samples():
     untouched = make(untouched=True)
     assert torch.equal(untouched.degraded, untouched.clean)
     assert torch.equal(untouched.clean, usual.clean)
+    assert untouched.untouched and not usual.untouched
     compressed = make(quality=50)
     assert torch.equal(compressed.clean, usual.clean)
     lost = (compressed.degraded - usual.degraded).abs().mean() * 255
@@ -382,7 +383,9 @@ def test_all_kinds_of_variety_are_drawn():
     drawn = [draw_variety(1, generator) for _ in range(400)]
     assert PUBLISHED not in drawn
     assert 150 < sum(one.grey for one in drawn) < 250
-    for kind in ("quality", "untouched", "noise"):
+    assert 150 < sum(one.untouched for one in drawn) < 250
+    for kind in ("quality", "noise"):
         changed = [one for one in drawn if getattr(one, kind) != getattr(PUBLISHED, kind)]
-        assert 80 < len(changed) < 160
-    assert len({one.quality for one in drawn}) > 20 and len({one.noise for one in drawn}) > 80
+        assert 50 < len(changed) < 120
+        assert not any(one.untouched for one in changed)
+    assert len({one.quality for one in drawn}) > 20 and len({one.noise for one in drawn}) > 50

@@ -23,7 +23,7 @@ from utils.devices import choose_machine
 from utils.finite import FiniteSteps
 from utils.image_io import to_tensor
 from utils.inference import restore
-from utils.losses import charbonnier, spectral_l1
+from utils.losses import charbonnier, classification_loss, spectral_l1
 from utils.metrics import psnr, psnr_y, ssim
 from utils.schedules import rate_factor
 
@@ -60,6 +60,19 @@ def test_spectral_loss_is_the_mean_modulus_of_the_whole_spectrum(width):
     one, two = torch.rand(2, 2, 3, 6, width)
     expected = nn.functional.l1_loss(torch.fft.fft2(one), torch.fft.fft2(two))
     assert spectral_l1(one, two) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_classification_of_what_is_not_damaged():
+    scores = torch.tensor([[[2.0, -1, 0]], [[2, -1, 0]]])  # (B, L, K)
+    rows = torch.tensor([0, 0])
+    logarithms = scores[0, 0].log_softmax(0)
+    for untouched, wanted in (
+        ((False, False), -logarithms[0]),
+        ((True, True), -logarithms.mean()),
+        ((True, False), -(logarithms.mean() + logarithms[0]) / 2),
+    ):
+        loss = classification_loss(scores, rows, torch.tensor(untouched))
+        assert loss == pytest.approx(wanted.item(), abs=1e-6)
 
 
 def test_charbonnier():

@@ -32,7 +32,12 @@ def restoration_loss(restored: Tensor, clean: Tensor, spectral_weight: float) ->
     return charbonnier(restored, clean) + spectral_weight * spectral_l1(restored, clean)
 
 
-def classification_loss(scores: Tensor, rows: Tensor) -> Tensor:
-    """Cross-entropy of (B, L, K) scores, at L levels, against the right rows (B,); a scalar."""
-    levels = scores.shape[1]
-    return F.cross_entropy(scores.float().flatten(0, 1), rows.repeat_interleave(levels))
+def classification_loss(scores: Tensor, rows: Tensor, untouched: Tensor) -> Tensor:
+    """Cross-entropy of (B, L, K) scores, at L levels, against the right rows (B,); a scalar.
+
+    Where `untouched` (B,) is true no row is right, and all are to be even.
+    """
+    levels, classes = scores.shape[1:]
+    wanted = F.one_hot(rows, classes).float()
+    wanted = wanted.masked_fill(untouched[:, None], 1 / classes)
+    return F.cross_entropy(scores.float().flatten(0, 1), wanted.repeat_interleave(levels, dim=0))
