@@ -12,7 +12,6 @@ if __name__ == "__main__":
 import html
 import os
 import shutil
-import signal
 import socket
 import tempfile
 import threading
@@ -34,7 +33,7 @@ from options import app_options
 from utils.errors import UserError, run
 from utils.inference import Part
 from utils.pictures import encode, parse_picture
-from utils.processes import STOPPING
+from utils.processes import end_as_ctrl_c_does
 from utils.uploads import GuardedUploads
 
 TITLE = "AM-PromptIR: restore a picture"
@@ -90,8 +89,7 @@ def serve(gradio: Any, page: Any, options: Namespace, folder: Path) -> None:
             f"--port {options.port}: cannot listen there, it is taken or not allowed; give another"
         ) from error
     print(f"open http://{options.host}:{options.port} in a browser; Ctrl-C ends", flush=True)
-    for number in STOPPING[1:]:
-        signal.signal(number, signal.default_int_handler)  # ends as Ctrl-C does
+    end_as_ctrl_c_does()
     try:
         threading.Event().wait()
     except KeyboardInterrupt:
@@ -142,7 +140,13 @@ def build_page(gradio: Any, trained: Trained, options: Namespace, folder: Path) 
                 progress(0, "restoring")
                 named = name_degradation(trained, None if task == BLIND else task)
                 result = restore_picture(
-                    *(picture, trained, named, strength, options.tile, show), options.self_ensemble
+                    picture,
+                    trained,
+                    named,
+                    strength=strength,
+                    tile=options.tile,
+                    on_part=show,
+                    self_ensemble=options.self_ensemble,
                 )
                 kind = kind if kind in ENDINGS else "PNG"
                 content = encode(result.after, "JPEG" if kind == "MPO" else kind, "The result")

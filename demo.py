@@ -16,7 +16,6 @@ import hashlib
 import io
 import json
 import os
-import signal
 import stat
 import sys
 import warnings
@@ -37,7 +36,7 @@ from utils.image_io import EXTENSIONS, LONGEST_NAME, check_writable, list_images
 from utils.inference import Part
 from utils.pictures import read_picture
 from utils.printable import printable
-from utils.processes import STOPPING
+from utils.processes import end_as_ctrl_c_does
 
 REPORT = "restored.json"  # in the folder of the results
 ENDINGS = " ".join(sorted(EXTENSIONS))
@@ -55,8 +54,7 @@ class Target(NamedTuple):
 
 
 def main() -> int:
-    for number in STOPPING[1:]:
-        signal.signal(number, signal.default_int_handler)  # ends as Ctrl-C does
+    end_as_ctrl_c_does()
     options = demo_options()
     names, failures = find_pictures(options.input, options.output)
     names, folder = name_results(names, options.output)
@@ -72,7 +70,10 @@ def main() -> int:
 
     entries: list[dict[str, Any]] = []
     try:
-        with tqdm(targets.items(), "restoring", unit="picture", disable=not targets) as progress:
+        with (
+            trained.net.weights_kept(),
+            tqdm(targets.items(), "restoring", unit="picture", disable=not targets) as progress,
+        ):
             for source, target in progress:
 
                 def show(part: Part) -> None:
@@ -82,8 +83,13 @@ def main() -> int:
                 try:
                     picture = read_picture(source, options.max_pixels)
                     result = restore_picture(
-                        *(picture, trained, named, options.strength, options.tile, show),
-                        options.self_ensemble,
+                        picture,
+                        trained,
+                        named,
+                        strength=options.strength,
+                        tile=options.tile,
+                        on_part=show,
+                        self_ensemble=options.self_ensemble,
                     )
                     save(result, target, options.compare)
                     change = result.change_db
@@ -125,7 +131,7 @@ def find_pictures(inputs: list[str], output: Path) -> tuple[dict[Path, Path], di
             and so are folders inside the one given that cannot be read.
     """
     names: dict[Path, Path] = {}
-    single: dict[Path, Path] = {}  # by the whole path, which tells what is given twice
+    single: dict[Path, Path] = {}  # by folder and name without links, to tell what is given twice
     failures: dict[str, str] = {}
     for given in inputs:
         path = Path(given)
@@ -136,7 +142,7 @@ def find_pictures(inputs: list[str], output: Path) -> tuple[dict[Path, Path], di
                 if fault:
                     _add_failure(failures, line, f"{line}: {fault}")
                 else:
-                    single.setdefault(_whole(Path(line)), Path(line))
+                    _add_single(single, Path(line))
         elif fault == FOLDER:
             unread: list[OSError] = []
             found = _leave_out(output, path, list_images(path, True, unread.append))
@@ -166,10 +172,11 @@ def find_pictures(inputs: list[str], output: Path) -> tuple[dict[Path, Path], di
         elif fault:
             raise UserError(f"--input {path}: {fault}")
         else:
-            single.setdefault(_whole(path), path)
+            _add_single(single, path)
     if single:
-        top = Path(os.path.commonpath([path.parent for path in single]))
-        names |= {given: path.relative_to(top) for path, given in single.items()}
+        wholes = {given: _whole(given) for given in single.values()}
+        top = Path(os.path.commonpath([path.parent for path in wholes.values()]))
+        names |= {given: path.relative_to(top) for given, path in wholes.items()}
     if not names and not failures:
         raise UserError("--input -: no pictures on standard input; expected one path a line")
     return names, failures
@@ -288,6 +295,10 @@ def _read_list() -> list[str]:
         )
     lines = (line.rstrip("\r") for line in text.split("\n"))
     return [line for line in lines if line.strip()]
+
+
+def _add_single(single: dict[Path, Path], path: Path) -> None:
+    single.setdefault(path.absolute().parent.resolve() / path.name, path)
 
 
 def _whole(path: Path) -> Path:

@@ -41,6 +41,7 @@ from data.pairing import (
     read_list,
 )
 from data.scenes import TEST_SCENES, describe_overlaps, leave_out
+from data.variety import UNTOUCHED
 from net import AMPromptIR
 from net.checkpoint import Trained, load_network
 from net.complexity import count_parameters
@@ -79,12 +80,14 @@ OLDER = {  # what versions did that had no such choice
     "classification_weight": 0.0,
     "clip_norm": None,
     "init": None,
+    "left_clean": None,
     "synthesized": False,
     "variety": 0.0,
     **{name: values[0] for name, values in AMPromptIR.choices.items()},
 }
 
 FLAGS = {  # by another name
+    "left_clean": "share of --variety left clean",
     "rate": "lr",
     "spectral_weight": "fft_weight",
     "trained": "de_type",
@@ -277,6 +280,7 @@ def make_restorer(
             "balance": options.balance,
             "synthesized": options.synthesize,
             "variety": options.variety,
+            "left_clean": UNTOUCHED if options.variety else None,
             "init": init,
             "samples_per_step": plan.samples_per_step,
             "epoch_samples": training_set.epoch_samples,

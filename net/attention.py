@@ -12,7 +12,7 @@ Deviations: none in the function; three exact rewrites, equal up to rounding, ma
 - Nothing non-linear stands between the local 3x3 convolution (2C -> 2C) and its share of the output
   convolution (2C -> C), so the two are composed into one 3x3 convolution (2C -> C):
   18 C^2 H W operations instead of 38 C^2 H W. The composition depends only on the weights, is
-  made anew in each call (36 C^3 operations), and gradients pass through it.
+  made anew in each call (36 C^3 operations) unless they are kept, and gradients pass through it.
 """
 
 import torch
@@ -46,8 +46,9 @@ class SMAM(nn.Module):
 
     def strips(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What the gate takes from the whole image: (B, 3C, H, 1) and (B, 3C, 1, W)."""
-        rows = self.strip_rows(x.mean(dim=3, keepdim=True))
-        columns = self.strip_columns(x.mean(dim=2, keepdim=True))
+        last = x.permute(0, 2, 3, 1)  # (B, H, W, C), as it lies in memory; far slower on x itself
+        rows = self.strip_rows(last.mean(dim=2, keepdim=True).permute(0, 3, 1, 2))
+        columns = self.strip_columns(last.mean(dim=1, keepdim=True).permute(0, 3, 1, 2))
         # the bias is added once, with the columns
         return F.conv2d(rows, self.strip_mix.weight), self.strip_mix(columns)
 

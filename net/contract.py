@@ -25,6 +25,7 @@ class RestorationNetwork(nn.Module):
     block: class of the modules that repeat and are compiled one by one, of trainable networks.
     unused_weights: beginnings of the names in a published checkpoint that restoring never reads.
     inference_bytes_per_pixel: of peak memory without gradients, in float32, rounded up.
+    windowed_bytes_per_pixel: the same on the CPU, if blocks run in windows there (`net.windows`).
     origin: what its checkpoint said of the training, but for the weights (plain values); or None.
     """
 
@@ -37,6 +38,7 @@ class RestorationNetwork(nn.Module):
     block: ClassVar[type[nn.Module]]
     unused_weights: ClassVar[tuple[str, ...]] = ()
     inference_bytes_per_pixel: int
+    windowed_bytes_per_pixel: int | None = None
     origin: dict[str, Any] | None = None
 
     @classmethod

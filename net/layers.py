@@ -11,6 +11,7 @@ statistics are taken on the same C values of each pixel through one `layer_norm`
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from torch.utils._triton import has_triton
 
 from net.attention import SMAM
 from net.feedforward import FFN
-from net.windows import in_windows
+from net.windows import add_in_windows
 
 EPSILON = 1e-5
 KEEPING = threading.Lock()  # threads may restore with one network at once
@@ -71,26 +72,33 @@ class TransformerBlock(nn.Module):
         self._keepers = 0
 
     def forward(self, x: Tensor) -> Tensor:
-        attention_weights, feedforward_weights = self._kept or self._prepare()
-        normal = self.attention_norm(x)
-        if isinstance(self.attention, SMAM):
-            x = in_windows(
-                _attend,
-                x,
-                strips=(normal, *self.attention.strips(normal)),
-                weights=attention_weights,
-                radius=SMAM.radius,
-                channels=3 * self.attention.channels,
-            )
-        else:
-            x = x + self.attention(normal)
-        return in_windows(
-            _feed_forward,
+        kept = None if torch.is_grad_enabled() else self._kept
+        attention_weights, feedforward_weights = kept or self._prepare()
+        x = self._attend(x, attention_weights)
+        return add_in_windows(
             x,
-            weights=feedforward_weights,
+            _feed_forward,
+            [x],
+            feedforward_weights,
             radius=FFN.radius,
             channels=self.feedforward.project_in.out_channels,
         )
+
+    def _attend(self, x: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
+        normal = self.attention_norm(x)
+        if not isinstance(self.attention, SMAM):
+            return x + self.attention(normal)
+        return add_in_windows(
+            x,
+            SMAM.compute,
+            (normal, *self.attention.strips(normal)),
+            weights,
+            radius=SMAM.radius,
+            channels=3 * self.attention.channels,
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_kept": None, "_keepers": 0}  # a copy keeps nothing
 
     @contextmanager
     def weights_kept(self) -> Iterator[None]:
@@ -109,17 +117,13 @@ class TransformerBlock(nn.Module):
                     self._kept = None
 
     def _prepare(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """The weights that `_attend` and `_feed_forward` take."""
+        """The weights that `SMAM.compute` and `_feed_forward` take."""
         attention = self.attention.prepare() if isinstance(self.attention, SMAM) else ()
         return attention, (*self.feedforward_norm.values(), *self.feedforward.prepare())
 
 
-def _attend(x: Tensor, normal: Tensor, rows: Tensor, columns: Tensor, *weights: Tensor) -> Tensor:
-    return x + SMAM.compute(normal, rows, columns, *weights)
-
-
 def _feed_forward(x: Tensor, norm_weight: Tensor, norm_bias: Tensor, *weights: Tensor) -> Tensor:
-    return x + FFN.compute(normalise(x, norm_weight, norm_bias), *weights)
+    return FFN.compute(normalise(x, norm_weight, norm_bias), *weights)
 
 
 class Downsample(nn.Module):

@@ -115,9 +115,11 @@ class AMPromptIR(RestorationNetwork, OnHub):
         if not 1 <= growth <= 2:
             raise ValueError(f"growth {growth}: expected a number from 1 to 2")
         self.num_degradations = num_degradations
-        # measured on the CPU in float32, without windows, a pixel and unit of width: 272 bytes with
-        # expansion 2.66 (paper), 117 (tiny) and 106 (small) with 0.67
+        # measured on the CPU in float32, a pixel and unit of width: 272 bytes with expansion 2.66
+        # (paper), 117 (tiny) and 106 (small) with 0.67; in windows 59, 32 and 25
         self.inference_bytes_per_pixel = math.ceil((70 + 85 * expansion) * width)
+        if attention == "smam":
+            self.windowed_bytes_per_pixel = math.ceil((25 + 15 * expansion) * width)
         self.can_be_named = text != "none"
         self.text = TextTable(text, num_degradations, text_width) if self.can_be_named else None
         prompt_text_width = text_width if self.can_be_named else None
@@ -197,7 +199,7 @@ class AMPromptIR(RestorationNetwork, OnHub):
             x, level_scores = self.prompts[level](x, text_table, named)
             scores.append(level_scores)
             x = self.upsamples[level](x)  # (B, C of the level above, 2H, 2W)
-            x = self.fusions[level](torch.cat([x, skips[level]], dim=1))
+            x = self.fusions[level](torch.cat([x, skips.pop()], dim=1))
             x = self.decoders[level](x)
 
         x = self.refinement(x)

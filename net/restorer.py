@@ -25,7 +25,7 @@ VALIDATION_TILE = 512  # pixels; fixed, so that the figure does not depend on fr
 
 
 class Restorer(L.LightningModule):
-    """Trains one network of `NETWORKS`; batches are `Sample`s (degraded, clean, task, name).
+    """Trains one network of `NETWORKS`; batches are `Sample`s (data.datasets).
 
     Args (all plain values: they are saved, and a checkpoint is read without running code):
         network, network_arguments: which network, and its constructor's arguments.

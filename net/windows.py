@@ -1,4 +1,4 @@
-"""Computing a local function window by window, so that what it makes between stays in the cache.
+"""Adding a local function to an image window by window, so that what it makes stays in the cache.
 
 A feed-forward widens C channels to 5 C and writes them out several times; on a CPU the memory is
 then the limit, not the arithmetic. Every output pixel depends only on inputs within a radius, so
@@ -32,28 +32,29 @@ class Window(NamedTuple):
     inner: tuple[slice, ...]
 
 
-def in_windows(
-    function: Callable[..., Tensor],
+def add_in_windows(
     x: Tensor,
-    *,
+    function: Callable[..., Tensor],
+    images: Sequence[Tensor],
     weights: Sequence[Tensor],
-    strips: Sequence[Tensor] = (),
+    *,
     radius: int,
     channels: int,
 ) -> Tensor:
-    """`function(x, *strips, *weights)`, on the CPU in windows.
+    """`x + function(*images, *weights)`, on the CPU in windows.
 
     Args:
-        function: (B, C, H, W), strips and weights to (B, C', H, W); an output pixel depends on
-            inputs within `radius`, and on nothing beyond the image (convolutions pad with zeros).
-        strips: (B, *, H or 1, W or 1), cut as x is.
+        x: (B, C, H, W).
+        function: its result is as large as x; an output pixel depends on pixels of the images
+            within `radius`, and on nothing beyond their borders (convolutions pad with zeros).
+        images: (B, *, H or 1, W or 1).
         weights: all else that gradients go to.
         channels: of the function's widest intermediate.
     """
     windows = list(_windows(x.shape, radius, channels)) if is_eager_cpu(x) else []
     if len(windows) < 2:
-        return function(x, *strips, *weights)
-    return _InWindows.apply(function, windows, 1 + len(strips), x, *strips, *weights)
+        return x + function(*images, *weights)
+    return _AddInWindows.apply(function, windows, len(images), x, *images, *weights)
 
 
 def is_eager_cpu(x: Tensor) -> bool:
@@ -66,26 +67,23 @@ def is_eager_cpu(x: Tensor) -> bool:
     )
 
 
-class _InWindows(torch.autograd.Function):
+class _AddInWindows(torch.autograd.Function):
     @staticmethod
     def forward(
         context: Any,
         function: Callable[..., Tensor],
         windows: Sequence[Window],
         num_images: int,
+        x: Tensor,
         *tensors: Tensor,
     ) -> Tensor:
         context.save_for_backward(*tensors)
         context.function, context.windows, context.num_images = function, windows, num_images
         images, weights = tensors[:num_images], tensors[num_images:]
-        result = None
+        result = torch.empty_like(x, memory_format=torch.channels_last)
         for window in windows:
             part = function(*(_cut(image, window.read) for image in images), *weights)
-            if result is None:
-                shape = (len(images[0]), part.shape[1], *images[0].shape[2:])
-                layout = dict(dtype=part.dtype, memory_format=torch.channels_last)
-                result = torch.empty(shape, **layout)
-            result[window.write] = part[window.inner]
+            torch.add(x[window.write], part[window.inner], out=result[window.write])
         return result
 
     @staticmethod
@@ -102,7 +100,7 @@ class _InWindows(torch.autograd.Function):
             found = torch.autograd.grad(part, [*cuts, *weights], gradient[window.write])
             for index, (total, value) in enumerate(zip(totals, found, strict=True)):
                 (_cut(total, window.read) if index < len(images) else total).add_(value)
-        return None, None, None, *totals
+        return None, None, None, gradient, *totals
 
 
 def _windows(shape: tuple[int, ...], radius: int, channels: int) -> Iterator[Window]:

@@ -255,7 +255,7 @@ def prepare_restoration(
 def prepare_step(
     device: torch.device, name: str, configuration: str, batch: int, patch: int
 ) -> Callable[[], object]:
-    """A function that makes a first training step: gradients and the optimizer's state are new."""
+    """A function that makes a first training step: it makes gradients and the optimizer's state."""
     net = build_networks(configuration)[name]
     make_training_step(net, device, 1, 16, bf16=False)()
     return make_training_step(net, device, batch, patch, bf16=False)
@@ -281,7 +281,7 @@ def count_moved_bytes(net: nn.Module, size: str, device: torch.device) -> int:
     image = make_image(size, device)[None]
     image = nn.functional.pad(image, (0, -image.shape[3] % 8, 0, -image.shape[2] % 8))
     counter = _MovedBytes()
-    with torch.no_grad(), counter:
+    with torch.no_grad(), net.weights_kept(), counter:
         net(image)
     return counter.total
 

@@ -221,6 +221,10 @@ def test_a_link_and_back_is_another_folder(demo, photos, monkeypatch, tmp_path):
     result, _ = demo("--input", "-")
     assert result.code == 0 and "2 of 2 pictures restored" in result.out, result.err
     assert (tmp_path / "out" / "a.png").exists() and (tmp_path / "out" / "deep" / "a.png").exists()
+    (tmp_path / "twice").symlink_to(tmp_path / "s")
+    lines = [tmp_path / "twice" / "a.png", tmp_path / "twice" / "deep" / ".." / "a.png"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(map(str, lines))))
+    assert "1 of 1 pictures restored" in demo("--input", "-")[0].out
 
 
 def test_names_of_lists(demo, photos, monkeypatch, tmp_path):

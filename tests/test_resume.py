@@ -89,6 +89,7 @@ def test_run_that_loses_its_loaders_ends_in_a_line_and_goes_on(flags, uninterrup
     output = (tmp_path / "output").read_text()
     assert "error: a process that loads images ended (" in output
     assert "--num_workers 2 and --cache_gb 4; give less of them" in output
+    assert "Traceback" not in output
     assert run_training(arguments, tmp_path / "output") == 0
     assert_equal(tmp_path, uninterrupted)
 

@@ -18,7 +18,7 @@ from net.checkpoint import read_checkpoint
 from net.contract import RestorationNetwork
 from net.depthwise import depthwise
 from net.layers import TransformerBlock
-from net.windows import in_windows
+from net.windows import add_in_windows
 from tests.straightforward import Straightforward, transformer_block
 from utils.losses import restoration_loss
 
@@ -73,14 +73,15 @@ def test_a_function_is_only_called_where_windows_do_not_pay(monkeypatch):
         return x * weight
 
     x, weight = torch.rand(1, 4, 64, 64), torch.rand(1)
-    in_windows(function, x, weights=(weight,), radius=1, channels=4)
+    add_in_windows(x, function, [x], [weight], radius=1, channels=4)
     assert len(calls) == 1
     monkeypatch.setattr(net.windows, "WINDOW_BYTES", 4 * 4 * 40 * 40)
     with torch.autocast("cpu", torch.bfloat16):
-        in_windows(function, x, weights=(weight,), radius=1, channels=4)
-    in_windows(function, x.to("meta"), weights=(weight.to("meta"),), radius=1, channels=4)
+        add_in_windows(x, function, [x], [weight], radius=1, channels=4)
+    far = x.to("meta")
+    add_in_windows(far, function, [far], [weight.to("meta")], radius=1, channels=4)
     assert len(calls) == 3
-    in_windows(function, x, weights=(weight,), radius=1, channels=4)
+    add_in_windows(x, function, [x], [weight], radius=1, channels=4)
     assert len(calls) == 3 + 4
 
 
@@ -121,8 +122,20 @@ def test_kept_weights_are_made_once_and_let_go(monkeypatch):
         assert len(calls) == 2 * blocks
         fast.latent[0].attention.local_out.weight.zero_()
         assert not torch.equal(fast(image), expected)
-    fast(image).sum().backward()
+
+
+def test_kept_weights_serve_neither_gradients_nor_copies():
+    fast, other = build().eval(), build().eval()
+    for weight in other.parameters():
+        torch.nn.init.normal_(weight, std=0.1)
+    image = torch.rand(1, 3, 32, 40)
+    with fast.weights_kept():
+        copied = copy.deepcopy(fast)
+        fast(image).sum().backward()
     assert all(parameter.grad is not None for parameter in fast.parameters())
+    copied.load_state_dict(other.state_dict())
+    with torch.inference_mode():
+        assert torch.equal(copied(image), other(image))
 
 
 def test_training_goes_as_with_the_straightforward_network(monkeypatch):
@@ -170,7 +183,7 @@ def test_the_benchmark_says_what_it_measured(run_script):
 
 
 def test_the_benchmark_of_sizes(run_script):
-    flags = "--configuration tiny --megapixels 0.005 0.02 --memory_gb 0.02"
+    flags = "--configuration tiny --megapixels 0.005 0.02 --memory_gb 0.006"
     result = run_script("scripts/benchmark_size", *flags.split())
     assert result.code == 0, result.err
     small, large = json.loads(result.out.splitlines()[-1])

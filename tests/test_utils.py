@@ -12,12 +12,15 @@ import torch
 from skimage.color import rgb2ycbcr
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import nn
+from torch.utils.data import default_collate
 
+from data.datasets import Sample
 from data.samples import degrade
 from data.transforms import add_noise
-from net.checkpoint import SHIPPED, load_network
+from net.checkpoint import SHIPPED, load_network, read_checkpoint
 from net.contract import RestorationNetwork
-from tests.conftest import ROOT
+from net.restorer import Restorer
+from tests.conftest import ROOT, save_untrained
 from utils import callbacks, inference
 from utils.devices import choose_machine
 from utils.finite import FiniteSteps
@@ -25,6 +28,7 @@ from utils.image_io import to_tensor
 from utils.inference import restore
 from utils.losses import charbonnier, classification_loss, spectral_l1
 from utils.metrics import psnr, psnr_y, ssim
+from utils.processes import STOPPING, end_as_ctrl_c_does
 from utils.schedules import rate_factor
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -73,6 +77,20 @@ def test_classification_of_what_is_not_damaged():
     ):
         loss = classification_loss(scores, rows, torch.tensor(untouched))
         assert loss == pytest.approx(wanted.item(), abs=1e-6)
+
+
+def test_training_has_what_is_not_damaged_even(tmp_path, monkeypatch):
+    saved = read_checkpoint(save_untrained(tmp_path / "tiny.ckpt"))["hyper_parameters"]
+    module = Restorer(**saved | {"classification_weight": 1.0})
+    logged = {}
+    monkeypatch.setattr(module, "log", lambda name, value: logged.update({name: value.item()}))
+    monkeypatch.setattr(module, "_draw_named", lambda tasks, index: torch.zeros(len(tasks), 5))
+    image = torch.rand(1, 3, 32, 32)
+    scores = module.net(image, with_scores=True)[1][0].log_softmax(1)  # (3, K)
+    for untouched, wanted in ((False, scores[:, 4]), (True, scores)):
+        sample = Sample(image[0], image[0], "dehaze", "photo", untouched)
+        module.training_step(default_collate([sample]), 0)
+        assert logged["train/classification"] == pytest.approx(-wanted.mean().item(), abs=1e-6)
 
 
 def test_charbonnier():
@@ -190,6 +208,21 @@ def test_self_ensemble_mirrors_with_the_image(tile):
         assert torch.allclose(mirrored, result.flip(axis), atol=1e-6)
         alone = restore(net, image.flip(axis)), restore(net, image).flip(axis)
         assert not torch.allclose(*alone, atol=1e-3)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="a terminal's end is no signal here")
+@pytest.mark.parametrize("ignored", [False, True])
+def test_nohup_is_left_alone(ignored):
+    before = {number: signal.getsignal(number) for number in STOPPING}
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+        end_as_ctrl_c_does()
+        assert signal.getsignal(signal.SIGTERM) == before[signal.SIGINT]
+        left = signal.SIG_IGN if ignored else before[signal.SIGINT]
+        assert signal.getsignal(signal.SIGHUP) == left
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_only_a_later_signal_ends_at_once(monkeypatch, tmp_path):

@@ -25,7 +25,7 @@ from utils.comparison import write_comparison
 from utils.errors import UserError
 from utils.finite import FiniteSteps
 from utils.image_io import to_pixels
-from utils.processes import STOPPING
+from utils.processes import STOPPING, take_signals
 
 MAX_DECAY = 0.999
 SIGNAL_PAUSE = 1.0  # seconds; what comes earlier is the same signal, passed on by another process
@@ -160,10 +160,7 @@ class RunControl(Checkpoint):
         self.step = trainer.global_step
         self.clock: float | None = None
         module.time_share = self.seconds / self.max_seconds
-        for number in STOPPING:
-            under_nohup = signal.getsignal(number) == signal.SIG_IGN
-            if number in (signal.SIGINT, signal.SIGTERM) or not under_nohup:
-                signal.signal(number, self._note_signal)
+        take_signals(STOPPING, self._note_signal)
         if self._validates_after(self.step) and self.validated < self.step:
             loop = trainer.fit_loop.epoch_loop.val_loop
             loop.restarting = False

@@ -53,13 +53,13 @@ def restore(
         (3, H, W) in [0, 1], clipped, on the network's device; where the network gives infinite
         values, NaN.
     """
-    if self_ensemble:
-        return _restore_mirrored(net, image, named, tile, on_part)
     device = next(net.parameters()).device
-    image = image[None].to(device)
-    height, width = image.shape[2:]
+    height, width = image.shape[1:]
     if tile is None:
         tile = automatic_tile(net, height, width, free_memory(device))
+    if self_ensemble:
+        return _restore_mirrored(net, image, named, tile, on_part)
+    image = image[None].to(device)
     if not tile or tile >= max(height, width):
         restored, scores = _restore_whole(net, image, named, on_part is not None)
         if on_part:
@@ -87,7 +87,9 @@ def restore(
 
 def automatic_tile(net: nn.Module, height: int, width: int, free: int) -> int:
     """The side of the tiles that fit into `free` bytes of memory; 0 if the whole image does."""
-    pixels = MEMORY_SHARE * free / net.inference_bytes_per_pixel
+    on_cpu = next(net.parameters()).device.type == "cpu"
+    windowed = net.windowed_bytes_per_pixel if on_cpu else None
+    pixels = MEMORY_SHARE * free / (windowed or net.inference_bytes_per_pixel)
     if height * width <= pixels:
         return 0
     multiple = net.size_multiple
@@ -116,20 +118,21 @@ def _restore_mirrored(
     net: nn.Module,
     image: Tensor,
     named: Tensor | None,
-    tile: int | None,
+    tile: int,
     on_part: Callable[[Part], None] | None,
 ) -> Tensor:
     """The mean over the image's mirrorings, without quarter turns: no network saw such rain."""
     total = torch.zeros(())
+    times = len(MIRRORINGS)
     with net.weights_kept():
         for number, axes in enumerate(MIRRORINGS):
 
             def pass_on(part: Part, before: int = number) -> None:
                 parts = part.total
-                on_part(part._replace(done=before * parts + part.done, total=4 * parts))
+                on_part(part._replace(done=before * parts + part.done, total=times * parts))
 
             restored = restore(net, image.flip(axes), named, tile, pass_on if on_part else None)
-            total = total.to(restored.device) + restored.flip(axes) / 4
+            total = total.to(restored.device) + restored.flip(axes) / times
     return total
 
 

@@ -42,7 +42,7 @@ KEEP_ALPHA = {"PNG", "TIFF", "WEBP"}
 KEEP_DEPTH: dict[str, Callable[..., bytes]] = {"PNG": encode_png, "TIFF": encode_tiff}
 KEEP_METADATA = {"JPEG", "PNG", "TIFF", "WEBP"}
 LONGEST_EXIF = 65_527  # bytes in a JPEG
-FILTERS = threading.RLock()  # those of warnings are the process's, whatever thread changes them
+FILTERS = threading.Lock()  # those of warnings are the process's, whatever thread changes them
 PROFILE_SPACE = slice(16, 20)  # of an ICC profile: what colours it is for
 SPEAKING_TAGS = {  # of a TIFF file; its others say how the pixels are stored
     *(ExifTags.Base.ImageDescription, ExifTags.Base.Make, ExifTags.Base.Model),

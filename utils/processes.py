@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import FrameType
 
@@ -14,6 +15,25 @@ STOPPING = (  # signals that ask to stop; the last is a terminal's that goes (Wi
     signal.SIGTERM,
     *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []),
 )
+
+
+def take_signals(numbers: Iterable[int], handler: Callable[..., object]) -> dict[int, object]:
+    """Have `handler` called by signals, and return what was called before.
+
+    A terminal that goes is left alone if it is ignored already: so does nohup.
+    """
+    before: dict[int, object] = {}
+    for number in numbers:
+        under_nohup = signal.getsignal(number) == signal.SIG_IGN
+        if number in (signal.SIGINT, signal.SIGTERM) or not under_nohup:
+            before[number] = signal.signal(number, handler)
+    return before
+
+
+def end_as_ctrl_c_does() -> None:
+    """Have the other signals that ask to stop end the process as Ctrl-C does, if that is heeded."""
+    handler = signal.getsignal(signal.SIGINT)
+    take_signals(STOPPING[1:], handler if callable(handler) else signal.default_int_handler)
 
 
 def run_script(name: str, *arguments: str) -> None:
@@ -35,7 +55,7 @@ def run_script(name: str, *arguments: str) -> None:
         signals.append(number)
         process.send_signal(number)
 
-    before = {number: signal.signal(number, pass_on) for number in STOPPING}
+    before = take_signals(STOPPING, pass_on)
     try:
         process.wait()
     finally:

@@ -5,7 +5,6 @@ to lose yet. A script's `run` has Ctrl-C raise KeyboardInterrupt again. To be im
 started alone, not by what imports that.
 """
 
-import multiprocessing
 import os
 import signal
 import sys
@@ -19,6 +18,6 @@ def end(*_: object) -> None:
     os._exit(130)
 
 
-if multiprocessing.parent_process() is None and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
     signal.signal(signal.SIGINT, end)
 prepare_streams()

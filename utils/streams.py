@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Iterable
 from typing import Any, TextIO
 
 MODES = {"stdin": "r", "stdout": "w", "stderr": "w"}
@@ -25,6 +26,10 @@ class Output:
         except OSError as error:
             self._give_up(error)
             return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
 
     def flush(self) -> None:
         try:
@@ -53,7 +58,8 @@ def prepare_streams() -> None:
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, which is this one
+            free = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, this one
+            os.set_inheritable(free, True)
     for name, mode in MODES.items():
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115, PTH123, for all the run

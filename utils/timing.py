@@ -1,7 +1,10 @@
 """Time and memory of alternatives, on a machine that is shared and noisy."""
 
+import ctypes
+import gc
 import multiprocessing
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -42,6 +45,9 @@ def _peak_of_process(
     function: Callable[..., Callable[[], object]], arguments: Sequence[object]
 ) -> int:
     call = function(*arguments)
+    gc.collect()
+    if sys.platform == "linux":  # what was freed counts as resident until glibc gives it back
+        ctypes.CDLL(None).malloc_trim(0)
     process = psutil.Process()
     before = peak = process.memory_info().rss
     with ThreadPoolExecutor(1) as pool:
