@@ -57,7 +57,8 @@ def normalise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 class TransformerBlock(nn.Module):
     """Pre-norm block: x + SMAM(norm(x)), then x + FFN(norm(x)), each computed in windows.
 
-    Shape: (B, C, H, W) -> (B, C, H, W). `attention` makes another module in SMAM's place.
+    Shape: (B, C, H, W) -> (B, C, H, W). `attention` makes another module in SMAM's place. Without
+    gradients the input may be overwritten: in the network nobody else needs it.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class TransformerBlock(nn.Module):
             weights,
             radius=SMAM.radius,
             channels=3 * self.attention.channels,
+            overwrite=True,
         )
 
     def __getstate__(self) -> dict[str, Any]:

@@ -40,11 +40,13 @@ def add_in_windows(
     *,
     radius: int,
     channels: int,
+    overwrite: bool = False,
 ) -> Tensor:
     """`x + function(*images, *weights)`, on the CPU in windows.
 
     Args:
-        x: (B, C, H, W).
+        x: (B, C, H, W); without gradients it may hold the result if `overwrite`, so that less
+            memory is taken. Then it must not be among the images.
         function: its result is as large as x; an output pixel depends on pixels of the images
             within `radius`, and on nothing beyond their borders (convolutions pad with zeros).
         images: (B, *, H or 1, W or 1).
@@ -54,6 +56,9 @@ def add_in_windows(
     windows = list(_windows(x.shape, radius, channels)) if is_eager_cpu(x) else []
     if len(windows) < 2:
         return x + function(*images, *weights)
+    in_order = x.is_contiguous(memory_format=torch.channels_last)
+    if overwrite and in_order and not torch.is_grad_enabled():
+        return _add(x, x, function, windows, images, weights)
     return _AddInWindows.apply(function, windows, len(images), x, *images, *weights)
 
 
@@ -81,10 +86,7 @@ class _AddInWindows(torch.autograd.Function):
         context.function, context.windows, context.num_images = function, windows, num_images
         images, weights = tensors[:num_images], tensors[num_images:]
         result = torch.empty_like(x, memory_format=torch.channels_last)
-        for window in windows:
-            part = function(*(_cut(image, window.read) for image in images), *weights)
-            torch.add(x[window.write], part[window.inner], out=result[window.write])
-        return result
+        return _add(result, x, function, windows, images, weights)
 
     @staticmethod
     @once_differentiable
@@ -101,6 +103,20 @@ class _AddInWindows(torch.autograd.Function):
             for index, (total, value) in enumerate(zip(totals, found, strict=True)):
                 (_cut(total, window.read) if index < len(images) else total).add_(value)
         return None, None, None, gradient, *totals
+
+
+def _add(
+    result: Tensor,
+    x: Tensor,
+    function: Callable[..., Tensor],
+    windows: Sequence[Window],
+    images: Sequence[Tensor],
+    weights: Sequence[Tensor],
+) -> Tensor:
+    for window in windows:
+        part = function(*(_cut(image, window.read) for image in images), *weights)
+        torch.add(x[window.write], part[window.inner], out=result[window.write])
+    return result
 
 
 def _windows(shape: tuple[int, ...], radius: int, channels: int) -> Iterator[Window]:
