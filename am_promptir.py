@@ -24,8 +24,8 @@ from net.checkpoint import Trained, default_checkpoint, load_network
 from net.text import CLIP_PRETRAINED, embed, weigh_by_similarity
 from utils import inference
 from utils.comparison import write_comparison
-from utils.devices import choose_device, is_for_want_of_memory
-from utils.errors import UserError
+from utils.devices import choose_device
+from utils.errors import UserError, is_for_want_of_memory
 from utils.image_io import EXTENSIONS
 from utils.inference import SMALLEST_TILE, Part
 from utils.pictures import Picture, read_picture, take_picture, write_picture

@@ -272,6 +272,7 @@ def describe_run(trained: Trained, named: Tensor | None, options: Namespace) -> 
         "text": options.text,
         "named": None if named is None else _by_name(trained, named),
         "strength": options.strength,
+        "tile": "auto" if options.tile is None else options.tile,
         "self_ensemble": options.self_ensemble,
     }
 

@@ -58,8 +58,8 @@ from utils.callbacks import (
     SampleImages,
 )
 from utils.checkpoints import WholeCheckpoints, remove_unfinished
-from utils.devices import Machine, choose_machine, is_for_want_of_memory
-from utils.errors import UserError, run
+from utils.devices import Machine, choose_machine
+from utils.errors import UserError, is_for_want_of_memory, run
 from utils.finite import FiniteSteps
 from utils.image_io import FULL, check_writable, write_error, write_whole
 from utils.inference import MEMORY_SHARE, free_memory
@@ -565,7 +565,7 @@ def check_same_run(path: Path, before: dict[str, Any], now: dict[str, Any]) -> N
             run = "that run" if key in saved else "that run, of an older version,"
             raise UserError(
                 f"--resume {path}: {run} has {FLAGS.get(key, key)} {had}, this one {value}; "
-                "give the flags and data it was started with, or start a new run"
+                "give the flags and data (or the version) it was started with, or start a new run"
             )
     unknown = [FLAGS.get(key, key) for key in wanted if key not in known]
     if unknown:

@@ -7,6 +7,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from net.windows import WINDOW_BYTES
+
 MAX_GRAPHS = 64  # of one network's blocks: shapes and modes, of which torch.compile expects 8
 
 
@@ -25,7 +27,8 @@ class RestorationNetwork(nn.Module):
     block: class of the modules that repeat and are compiled one by one, of trainable networks.
     unused_weights: beginnings of the names in a published checkpoint that restoring never reads.
     inference_bytes_per_pixel: of peak memory without gradients, in float32, rounded up.
-    windowed_bytes_per_pixel: the same on the CPU, if blocks run in windows there (`net.windows`).
+    windowed_bytes_per_pixel: the same on the CPU, if blocks run in windows there (`net.windows`),
+        beside `windows_bytes` that these take whatever the image.
     origin: what its checkpoint said of the training, but for the weights (plain values); or None.
     """
 
@@ -39,6 +42,7 @@ class RestorationNetwork(nn.Module):
     unused_weights: ClassVar[tuple[str, ...]] = ()
     inference_bytes_per_pixel: int
     windowed_bytes_per_pixel: int | None = None
+    windows_bytes: ClassVar[int] = 12 * WINDOW_BYTES
     origin: dict[str, Any] | None = None
 
     @classmethod

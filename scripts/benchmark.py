@@ -23,6 +23,7 @@ import time
 from argparse import Namespace
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ from torch.utils._pytree import tree_leaves
 
 from net import NETWORKS, AMPromptIR
 from net.complexity import COUNTED_SIZE, count_macs, count_parameters
-from options import Parser, positive
+from options import LARGEST_PATCH, MOST_PATCHES, Parser, positive
 from tests.straightforward import Straightforward
 from utils.devices import choose_device
 from utils.errors import run
@@ -43,6 +44,7 @@ from utils.timing import make_training_step, peak_memory, time_in_turns, wait
 OURS, ORACLE = "am_promptir", "straightforward"
 PUBLISHED = ("promptir", "restormer")
 SIZES = ("128", "256", "481x321", "512")
+LARGEST_SIDE = 2**15  # pixels of an image
 MATRIX = 2048  # a side, of the matrices that show the machine's rate of arithmetic
 COPIED = 2**26  # values, of the array that shows its bandwidth
 TOLERANCE = 1e-5  # between our output and the straightforward one
@@ -113,14 +115,20 @@ def parse() -> Namespace:
         "--sizes", nargs="+", type=image_size, default=list(SIZES), help="of images, in pixels"
     )
     parser.add_argument("--rounds", type=positive, default=3, help="of every measurement")
-    parser.add_argument("--batch_size", type=positive, default=2, help="of the training step")
-    parser.add_argument("--patch_size", type=positive, default=128, help="of the training step")
+    for name, most, default in (
+        ("--batch_size", MOST_PATCHES, 2),
+        ("--patch_size", LARGEST_PATCH, 128),
+    ):
+        kind = partial(positive, most=most)
+        parser.add_argument(name, type=kind, default=default, help="of the training step")
     parser.add_argument(
         "--others", nargs="*", choices=PUBLISHED, default=list(PUBLISHED), help="to compare with"
     )
     parser.add_argument("--compile", action="store_true", help="on a GPU time that, too: minutes")
     parser.add_argument("--cuda", type=int, metavar="N", help="index of the GPU; -1 for the CPU")
     options = parser.parse_args()
+    if options.patch_size % 8:
+        parser.error(f"--patch_size {options.patch_size}: expected a multiple of 8")
     options.sizes = list(dict.fromkeys(options.sizes))
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # float32
     return options
@@ -129,8 +137,12 @@ def parse() -> Namespace:
 def image_size(text: str) -> str:
     """`256` or `481x321`."""
     sides = text.split("x")
-    if len(sides) > 2 or not all(side.isdecimal() and int(side) for side in sides):
-        raise argparse.ArgumentTypeError(f"{text}: expected pixels a side, such as 256 or 481x321")
+    if len(sides) > 2 or not all(
+        side.isdecimal() and 0 < int(side) <= LARGEST_SIDE for side in sides
+    ):
+        raise argparse.ArgumentTypeError(
+            f"{text}: expected pixels a side, such as 256 or 481x321, and at most {LARGEST_SIDE}"
+        )
     return text
 
 

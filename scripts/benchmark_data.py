@@ -12,6 +12,7 @@ if __name__ == "__main__":
 # isort: split
 import json
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch.utils.data import DataLoader
@@ -20,7 +21,15 @@ from data.damage import read_sizes
 from data.datasets import TrainingSet, TrainingStream
 from data.degradations import DEGRADATION_NAMES, TASKS, of_task
 from data.pairing import read_list
-from options import Parser, add_training_flags, find_in_folder, positive, positive_float
+from options import (
+    LARGEST_PATCH,
+    MOST_PATCHES,
+    Parser,
+    add_training_flags,
+    find_in_folder,
+    positive,
+    positive_float,
+)
 from utils.errors import UserError, run
 from utils.timing import time_in_turns
 
@@ -38,8 +47,11 @@ def main() -> int:
         metavar="NAME",
         help="degradations to load, of those that there are images for",
     )
-    parser.add_argument("--patch_size", type=positive, default=128, help="pixels")
-    parser.add_argument("--batch_size", type=positive, default=18, help="patches")
+    patch_size, batch_size = (
+        partial(positive, most=most) for most in (LARGEST_PATCH, MOST_PATCHES)
+    )
+    parser.add_argument("--patch_size", type=patch_size, default=128, help="pixels")
+    parser.add_argument("--batch_size", type=batch_size, default=18, help="patches")
     parser.add_argument("--batches", type=positive, default=10, help="of a round, each way")
     parser.add_argument("--rounds", type=positive, default=7, help="whose median counts")
     parser.add_argument("--cache_gb", type=positive_float, default=4.0, help="GB (1e9 bytes)")

@@ -8,6 +8,7 @@ if __name__ == "__main__":
     import utils.start  # noqa: F401, before what takes long to import
 
 # isort: split
+import argparse
 import json
 import math
 import time
@@ -23,6 +24,7 @@ from utils.tables import format_markdown
 from utils.timing import peak_memory
 
 MEGAPIXELS = (0.1, 0.4, 1.5, 6.0, 24.0)
+LIMITS = (0.001, 1000)  # megapixels
 
 
 def main() -> int:
@@ -31,7 +33,7 @@ def main() -> int:
         "--configuration", choices=AMPromptIR.configurations, default="small", help="of the network"
     )
     parser.add_argument(
-        "--megapixels", nargs="+", type=positive_float, default=MEGAPIXELS, help="sizes"
+        "--megapixels", nargs="+", type=image_megapixels, default=MEGAPIXELS, help="sizes"
     )
     parser.add_argument("--memory_gb", type=positive_float, help="free memory to assume")
     options = parser.parse_args()
@@ -66,6 +68,16 @@ def main() -> int:
     print(f"\n{options.configuration}\n\n{format_markdown(headers, rows)}")
     print(json.dumps(measured))
     return 0
+
+
+def image_megapixels(text: str) -> float:
+    """A number within `LIMITS`."""
+    number = positive_float(text)
+    if not LIMITS[0] <= number <= LIMITS[1]:
+        raise argparse.ArgumentTypeError(
+            f"{text}: expected a number from {LIMITS[0]} to {LIMITS[1]}"
+        )
+    return number
 
 
 def build(configuration: str) -> AMPromptIR:

@@ -8,8 +8,6 @@ import torch
 from utils.errors import UserError
 
 CPU = -1  # the index that asks for the CPU
-# what PyTorch and its libraries say beside `torch.OutOfMemoryError`
-NO_ROOM = ("not enough memory", "can't allocate memory", "out of memory", "alloc_failed")
 
 
 class Machine(NamedTuple):
@@ -93,9 +91,3 @@ def choose_machine(
     )
     name = "bf16-mixed" if bf16 else "32-true"
     return Machine(accelerator, devices, num_nodes, num_processes, name)
-
-
-def is_for_want_of_memory(error: BaseException) -> bool:
-    """Whether an error, of PyTorch or of Python, says that there is not enough memory."""
-    known = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    return known or any(words in str(error).lower() for words in NO_ROOM)

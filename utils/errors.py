@@ -21,6 +21,8 @@ OF_THE_SYSTEM = {  # what keeps a file from being used, and is no bug
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.EIO),
     *(errno.ENOSPC, errno.EDQUOT, errno.ESTALE),
 }
+# what PyTorch and its libraries say of memory
+NO_ROOM = ("not enough memory", "can't allocate memory", "out of memory", "alloc_failed")
 
 
 class UserError(ValueError):
@@ -53,11 +55,18 @@ def run(main: Callable[[], int | None]) -> None:
     sys.exit(code or 0)
 
 
+def is_for_want_of_memory(error: BaseException) -> bool:
+    """Whether an error, of PyTorch or of Python, says that there is not enough memory."""
+    return isinstance(error, MemoryError) or any(words in str(error).lower() for words in NO_ROOM)
+
+
 def _tell(error: Exception) -> int:
     """The exit code, after a line about what the user can mend; anything else is raised again."""
     if isinstance(error, UserError):
         # a data loader's worker hands its error on with the traceback before the message
         return _last_words(str(error).rsplit("UserError: ", 1)[-1], 2)
+    if is_for_want_of_memory(error):
+        return _last_words("out of memory; give less, or something smaller", 2)
     number = error.errno if isinstance(error, OSError) else None
     if number == errno.EMFILE:
         return _last_words("too many open files; raise the limit (ulimit -n)", 2)

@@ -87,9 +87,10 @@ def restore(
 
 def automatic_tile(net: nn.Module, height: int, width: int, free: int) -> int:
     """The side of the tiles that fit into `free` bytes of memory; 0 if the whole image does."""
-    on_cpu = next(net.parameters()).device.type == "cpu"
-    windowed = net.windowed_bytes_per_pixel if on_cpu else None
-    pixels = MEMORY_SHARE * free / (windowed or net.inference_bytes_per_pixel)
+    memory = MEMORY_SHARE * free
+    pixels = memory / net.inference_bytes_per_pixel
+    if net.windowed_bytes_per_pixel and next(net.parameters()).device.type == "cpu":
+        pixels = max(pixels, (memory - net.windows_bytes) / net.windowed_bytes_per_pixel)
     if height * width <= pixels:
         return 0
     multiple = net.size_multiple
