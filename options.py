@@ -307,6 +307,14 @@ def train_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
                     f"--synthesize and --{flag}: with the former, images to {task.name} are made "
                     f"from those in --{CLEAN.name}_dir; give one of them"
                 )
+    run = Path(os.path.realpath(options.ckpt_dir))  # which takes links in a circle
+    for task in TASKS:
+        folder = getattr(options, f"{task.name}_dir")
+        if run.is_relative_to(os.path.realpath(folder)):
+            parser.error(
+                f"--ckpt_dir {options.ckpt_dir}: lies in --{task.name}_dir {folder}, so that the "
+                "run's sample pictures would be trained on; give a folder elsewhere"
+            )
     options.de_type = [name for name in DEGRADATION_NAMES if name in options.de_type]
     return options
 
