@@ -143,8 +143,8 @@ def train_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--variety",
         type=probability,
         default=0.0,
-        help="share of the samples made grey, compressed, of other noise, or left undamaged, as "
-        "photographs outside the published sets are",
+        help="share of the samples made grey, compressed, of other noise, or (half of them) left "
+        "undamaged, as photographs outside the published sets are",
     )
     group.add_argument(
         "--val_images",
@@ -307,16 +307,22 @@ def train_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
                     f"--synthesize and --{flag}: with the former, images to {task.name} are made "
                     f"from those in --{CLEAN.name}_dir; give one of them"
                 )
-    run = Path(os.path.realpath(options.ckpt_dir))  # which takes links in a circle
-    for task in TASKS:
-        folder = getattr(options, f"{task.name}_dir")
-        if run.is_relative_to(os.path.realpath(folder)):
-            parser.error(
-                f"--ckpt_dir {options.ckpt_dir}: lies in --{task.name}_dir {folder}, so that the "
-                "run's sample pictures would be trained on; give a folder elsewhere"
-            )
+    _check_run_folder(parser, options)
     options.de_type = [name for name in DEGRADATION_NAMES if name in options.de_type]
     return options
+
+
+def _check_run_folder(parser: Parser, options: argparse.Namespace) -> None:
+    """In the folder of clean images the pictures of a run would be taken for such."""
+    clean = [entry.name for entry in DEGRADATIONS if entry.task == CLEAN.name]
+    if not options.resume and (options.synthesize or set(clean) & set(options.de_type)):
+        flag = f"{CLEAN.name}_dir"
+        folder = os.path.realpath(getattr(options, flag))
+        if Path(os.path.realpath(options.ckpt_dir)).is_relative_to(folder):
+            parser.error(
+                f"--ckpt_dir {options.ckpt_dir}: lies in --{flag} {getattr(options, flag)}, so "
+                "that the run's sample pictures would be trained on; give a folder elsewhere"
+            )
 
 
 def network_arguments(options: argparse.Namespace) -> dict[str, Any]:

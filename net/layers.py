@@ -58,7 +58,8 @@ class TransformerBlock(nn.Module):
     """Pre-norm block: x + SMAM(norm(x)), then x + FFN(norm(x)), each computed in windows.
 
     Shape: (B, C, H, W) -> (B, C, H, W). `attention` makes another module in SMAM's place. Without
-    gradients the input may be overwritten: in the network nobody else needs it.
+    gradients the input may be overwritten: in the network nobody else needs it, and a hook that
+    keeps it must keep a clone.
     """
 
     def __init__(
@@ -100,7 +101,7 @@ class TransformerBlock(nn.Module):
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_kept": None, "_keepers": 0}  # a copy keeps nothing
+        return super().__getstate__() | {"_kept": None, "_keepers": 0}  # a copy keeps nothing
 
     @contextmanager
     def weights_kept(self) -> Iterator[None]:

@@ -116,7 +116,8 @@ class AMPromptIR(RestorationNetwork, OnHub):
             raise ValueError(f"growth {growth}: expected a number from 1 to 2")
         self.num_degradations = num_degradations
         # measured on the CPU in float32, a pixel and unit of width: 272 bytes with expansion 2.66
-        # (paper), 117 (tiny) and 106 (small) with 0.67; in windows 27, 27 and 18 beside their own
+        # (paper), 117 (tiny) and 106 (small) with 0.67; in windows 27, 27 and 18 of what is beyond
+        # 512 x 512, where `paper` takes 490 MiB, hence its margin
         self.inference_bytes_per_pixel = math.ceil((70 + 85 * expansion) * width)
         if attention == "smam":
             self.windowed_bytes_per_pixel = math.ceil((22 + 12 * expansion) * width)

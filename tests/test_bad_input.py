@@ -73,7 +73,7 @@ def changed(checkpoint, path, **hyper_parameters):
         ("train", ["--wblogger", ""], "--wblogger: '': expected a name"),
         ("train", ["--init", ""], "--init: '': expected a path"),
         ("train", ["--ckpt_dir", ""], "--ckpt_dir: '': expected a path"),
-        ("train", ["--derain_dir=a", "--ckpt_dir=a/b/../run"], "lies in --derain_dir a, so that"),
+        ("train", ["--denoise_dir=a", "--ckpt_dir=a/b/../run"], "lies in --denoise_dir a, so"),
         ("train", ["--resume", ""], "--resume: '': expected a path"),
         ("test", ["--output_path", ""], "--output_path: '': expected a path"),
         ("test", ["--network", "am_promptir", "--named"], "choose from"),

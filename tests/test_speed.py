@@ -205,9 +205,15 @@ def test_the_benchmark_of_sizes(run_script):
     assert small["peak"] > 0
 
 
-@pytest.mark.parametrize("size", ["0", "64x", "ax3", "1x2x3", "-8"])
+@pytest.mark.parametrize("size", ["0", "99999", "64x", "ax3", "1x2x3", "-8"])
 def test_sizes_of_the_benchmark(size, fails):
     assert "expected pixels a side" in fails("scripts/benchmark", f"--sizes={size}")
+
+
+def test_other_limits_of_the_benchmarks(fails):
+    assert "a multiple of 8" in fails("scripts/benchmark", "--patch_size=12")
+    for size in ("1e-7", "1e9"):
+        assert "from 0.001 to 1000" in fails("scripts/benchmark_size", f"--megapixels={size}")
 
 
 def test_a_traced_network_computes_the_same():
@@ -218,6 +224,9 @@ def test_a_traced_network_computes_the_same():
     image = torch.rand(1, 3, 32, 40)
     outputs = [network(image) for network in (net, traced)]
     assert torch.allclose(*outputs, atol=1e-5)
+    copied = copy.deepcopy(traced)
+    copied.load_state_dict({name: 0.9 * value for name, value in net.state_dict().items()})
+    assert not torch.allclose(copied(image), outputs[0], atol=1e-3)
     gradients = [
         torch.autograd.grad(output.square().mean(), list(network.parameters()))
         for output, network in zip(outputs, (net, traced), strict=True)

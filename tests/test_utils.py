@@ -17,6 +17,7 @@ from torch.utils.data import default_collate
 from data.datasets import Sample
 from data.samples import degrade
 from data.transforms import add_noise
+from net import AMPromptIR
 from net.checkpoint import SHIPPED, load_network, read_checkpoint
 from net.contract import RestorationNetwork
 from net.restorer import Restorer
@@ -25,7 +26,7 @@ from utils import callbacks, inference
 from utils.devices import choose_machine
 from utils.finite import FiniteSteps
 from utils.image_io import to_tensor
-from utils.inference import restore
+from utils.inference import automatic_tile, restore
 from utils.losses import charbonnier, classification_loss, spectral_l1
 from utils.metrics import psnr, psnr_y, ssim
 from utils.processes import STOPPING, end_as_ctrl_c_does
@@ -194,6 +195,16 @@ def test_automatic_tile_follows_free_memory(monkeypatch):
     restore(net, image, tile=None)
     assert net.sizes[0] == (96, 160)
     assert set(net.sizes[1:]) == {(64, 64)}
+
+
+def test_automatic_tile_knows_of_windows():
+    net = AMPromptIR(**AMPromptIR.configurations["tiny"], text="learned")
+    pixels = 2000 * 1000
+    held = 2 * (net.windows_bytes + pixels * net.windowed_bytes_per_pixel)
+    assert held < 2 * pixels * net.inference_bytes_per_pixel / 2
+    assert automatic_tile(net, 1000, 2000, held + 10) == 0
+    assert 1000 < automatic_tile(net, 1000, 2000, held - 10**6) < 1000 * 2**0.5
+    assert automatic_tile(net.to("meta"), 1000, 2000, held + 10) > 0  # no windows but on the CPU
 
 
 @pytest.mark.parametrize("tile", [0, 64])

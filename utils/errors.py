@@ -22,7 +22,10 @@ OF_THE_SYSTEM = {  # what keeps a file from being used, and is no bug
     *(errno.ENOSPC, errno.EDQUOT, errno.ESTALE),
 }
 # what PyTorch and its libraries say of memory
-NO_ROOM = ("not enough memory", "can't allocate memory", "out of memory", "alloc_failed")
+NO_ROOM = (
+    *("not enough memory", "can't allocate memory", "out of memory", "alloc_failed"),
+    *("cannot allocate memory", "insufficient memory"),
+)
 
 
 class UserError(ValueError):

@@ -31,7 +31,7 @@ def take_signals(numbers: Iterable[int], handler: Callable[..., object]) -> dict
 
 
 def end_as_ctrl_c_does() -> None:
-    """Have the other signals that ask to stop end the process as Ctrl-C does, if that is heeded."""
+    """Have the other signals that ask to stop raise what Ctrl-C does, also if that is ignored."""
     handler = signal.getsignal(signal.SIGINT)
     take_signals(STOPPING[1:], handler if callable(handler) else signal.default_int_handler)
 

@@ -46,8 +46,9 @@ def _peak_of_process(
 ) -> int:
     call = function(*arguments)
     gc.collect()
-    if sys.platform == "linux":  # what was freed counts as resident until glibc gives it back
-        ctypes.CDLL(None).malloc_trim(0)
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim:  # what was freed counts as resident until glibc gives it back
+        trim(0)
     process = psutil.Process()
     before = peak = process.memory_info().rss
     with ThreadPoolExecutor(1) as pool:
