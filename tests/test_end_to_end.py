@@ -100,6 +100,7 @@ def test_subset_in_any_order_has_all_rows(run_script, train_flags, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_killed_and_resumed_run_ends_with_the_same_weights(number, trained, train_flags, tmp_path):
     arguments = [*train_flags, f"--ckpt_dir={tmp_path}", "--max_steps=8", "--val_every=4"]
+    handler = signal.signal(number, signal.SIG_DFL)  # these tests may be run under nohup
     process = subprocess.Popen(
         [sys.executable, "train.py", *arguments, "--save_every=1", "--num_workers=2"],
         cwd=ROOT,
@@ -107,6 +108,7 @@ def test_killed_and_resumed_run_ends_with_the_same_weights(number, trained, trai
         stderr=subprocess.STDOUT,
         text=True,
     )
+    signal.signal(number, handler)
     last = tmp_path / "last.ckpt"
     deadline = time.monotonic() + 120
     while not last.exists() and process.poll() is None and time.monotonic() < deadline:
