@@ -13,7 +13,15 @@ from typing import Any, NoReturn
 import torch
 
 from data.datasets import BALANCES
-from data.degradations import ALL_TASKS_MODE, CLEAN, DEGRADATION_NAMES, DEGRADATIONS, TASKS, Task
+from data.degradations import (
+    ALL_TASKS_MODE,
+    CLEAN,
+    DEGRADATION_NAMES,
+    DEGRADATIONS,
+    TASKS,
+    Task,
+    of_task,
+)
 from data.pairing import DataSet, describe_layout, find_data_sets
 from data.protocols import PROTOCOLS
 from net import BASELINES, NETWORKS, AMPromptIR
@@ -129,7 +137,7 @@ def train_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     group.add_argument(
         "--patch_size",
-        type=partial(positive, most=LARGEST_PATCH),
+        type=patch_size,
         default=128,
         help="pixels, a multiple of 8",
     )
@@ -181,7 +189,7 @@ def train_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     group.add_argument(
         "--batch_size",
-        type=partial(positive, most=MOST_PATCHES),
+        type=batch_size,
         default=18,
         help="patches a batch and GPU",
     )
@@ -270,8 +278,6 @@ def train_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     group.add_argument("--tensorboard", action="store_true", help="log to TensorBoard as well")
 
     options = parser.parse_args(argv)
-    if options.patch_size % 8:
-        parser.error(f"--patch_size {options.patch_size}: expected a multiple of 8")
     if options.schedule == "timed" and not options.max_minutes:
         parser.error("--schedule timed: needs --max_minutes, over which the rate goes to zero")
     if options.cuda is not None and options.num_gpus is not None:
@@ -314,8 +320,10 @@ def train_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def _check_run_folder(parser: Parser, options: argparse.Namespace) -> None:
     """In the folder of clean images the pictures of a run would be taken for such."""
-    clean = [entry.name for entry in DEGRADATIONS if entry.task == CLEAN.name]
-    if not options.resume and (options.synthesize or set(clean) & set(options.de_type)):
+    clean = options.synthesize or any(
+        entry.name in options.de_type for entry in of_task(CLEAN.name)
+    )
+    if clean and not options.resume:
         flag = f"{CLEAN.name}_dir"
         folder = os.path.realpath(getattr(options, flag))
         if Path(os.path.realpath(options.ckpt_dir)).is_relative_to(folder):
@@ -580,6 +588,17 @@ def positive_float(text: str) -> float:
 def probability(text: str) -> float:
     """A number from 0 to 1."""
     return _number(float, text, lambda value: 0 <= value <= 1, "a number from 0 to 1")
+
+
+def patch_size(text: str) -> int:
+    """A multiple of 8, at most `LARGEST_PATCH`."""
+    expected = f"a multiple of 8 above 0 (and at most {LARGEST_PATCH})"
+    return _number(int, text, lambda v: 0 < v <= LARGEST_PATCH and v % 8 == 0, expected)
+
+
+def batch_size(text: str) -> int:
+    """A whole number above 0, at most `MOST_PATCHES`."""
+    return positive(text, MOST_PATCHES)
 
 
 def tile_size(text: str) -> int | None:

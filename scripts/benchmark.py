@@ -23,7 +23,6 @@ import time
 from argparse import Namespace
 from collections.abc import Callable
 from contextlib import ExitStack
-from functools import partial
 from typing import Any
 
 import torch
@@ -33,7 +32,7 @@ from torch.utils._pytree import tree_leaves
 
 from net import NETWORKS, AMPromptIR
 from net.complexity import COUNTED_SIZE, count_macs, count_parameters
-from options import LARGEST_PATCH, MOST_PATCHES, Parser, positive
+from options import Parser, batch_size, patch_size, positive
 from tests.straightforward import Straightforward
 from utils.devices import choose_device
 from utils.errors import run
@@ -115,20 +114,14 @@ def parse() -> Namespace:
         "--sizes", nargs="+", type=image_size, default=list(SIZES), help="of images, in pixels"
     )
     parser.add_argument("--rounds", type=positive, default=3, help="of every measurement")
-    for name, most, default in (
-        ("--batch_size", MOST_PATCHES, 2),
-        ("--patch_size", LARGEST_PATCH, 128),
-    ):
-        kind = partial(positive, most=most)
-        parser.add_argument(name, type=kind, default=default, help="of the training step")
+    parser.add_argument("--batch_size", type=batch_size, default=2, help="of the training step")
+    parser.add_argument("--patch_size", type=patch_size, default=128, help="of the training step")
     parser.add_argument(
         "--others", nargs="*", choices=PUBLISHED, default=list(PUBLISHED), help="to compare with"
     )
     parser.add_argument("--compile", action="store_true", help="on a GPU time that, too: minutes")
     parser.add_argument("--cuda", type=int, metavar="N", help="index of the GPU; -1 for the CPU")
     options = parser.parse_args()
-    if options.patch_size % 8:
-        parser.error(f"--patch_size {options.patch_size}: expected a multiple of 8")
     options.sizes = list(dict.fromkeys(options.sizes))
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # float32
     return options

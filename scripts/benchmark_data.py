@@ -12,7 +12,6 @@ if __name__ == "__main__":
 # isort: split
 import json
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch.utils.data import DataLoader
@@ -22,11 +21,11 @@ from data.datasets import TrainingSet, TrainingStream
 from data.degradations import DEGRADATION_NAMES, TASKS, of_task
 from data.pairing import read_list
 from options import (
-    LARGEST_PATCH,
-    MOST_PATCHES,
     Parser,
     add_training_flags,
+    batch_size,
     find_in_folder,
+    patch_size,
     positive,
     positive_float,
 )
@@ -46,9 +45,6 @@ def main() -> int:
         default=list(DEGRADATION_NAMES),
         metavar="NAME",
         help="degradations to load, of those that there are images for",
-    )
-    patch_size, batch_size = (
-        partial(positive, most=most) for most in (LARGEST_PATCH, MOST_PATCHES)
     )
     parser.add_argument("--patch_size", type=patch_size, default=128, help="pixels")
     parser.add_argument("--batch_size", type=batch_size, default=18, help="patches")

@@ -256,6 +256,7 @@ def test_patch_larger_than_the_images_is_warned_of_once(run_script, train_flags,
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.\nSee the manual"),
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 20 bytes"),
         RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 20 bytes"),
+        RuntimeError("unable to mmap 20 bytes: Cannot allocate memory (12)"),
         MemoryError(),
     ],
 )
@@ -268,6 +269,15 @@ def test_out_of_memory(error, fails, train_flags, tmp_path, monkeypatch):
     assert "error: out of memory (" in message
     assert "--batch_size 2 patches of --patch_size 16; give a smaller" in message
     assert "--accumulate" in message
+
+
+def test_out_of_memory_elsewhere(fails, monkeypatch):
+    def fail(*arguments):
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr("net.complexity.count_macs", fail)
+    message = fails("scripts/benchmark", "--configuration=tiny", "--others")
+    assert message == "error: out of memory; give less, or something smaller"
 
 
 def test_other_errors_of_the_runtime_stay_visible(run_script, train_flags, tmp_path, monkeypatch):

@@ -93,6 +93,7 @@ def test_self_ensemble(demo, trained, photos, tmp_path):
     write_image(tmp_path / "in" / "a.png", photos[0])
     result, report = demo("--input", tmp_path / "in", "--self_ensemble")
     assert result.code == 0 and report["self_ensemble"] is True, result.err
+    assert report["tile"] == "auto"
     expected = restore(photos[0], trained, self_ensemble=True)
     assert sum(expected.weights.values()) == pytest.approx(1, abs=1e-5)
     written = read_image(tmp_path / "out" / "a.png")

@@ -154,6 +154,17 @@ def test_finished_run_can_be_extended(run_script, train_flags, tmp_path):
     assert read_checkpoint(tmp_path / "last.ckpt")["global_step"] == 4
 
 
+def test_run_of_an_older_variety_does_not_go_on(run_script, fails, train_flags, tmp_path):
+    flags = [*train_flags, "--de_type", "derain", f"--ckpt_dir={tmp_path}", "--variety", "0.5"]
+    assert run_script("train", *flags, "--max_steps", 1).code == 0
+    last = tmp_path / "last.ckpt"
+    content = torch.load(last, weights_only=True)
+    assert content["hyper_parameters"]["run"].pop("left_clean") == 0.5
+    torch.save(content, last)
+    message = fails("train", *flags, "--max_steps", 2, "--resume")
+    assert "of an older version, has share of --variety left clean None, this one 0.5" in message
+
+
 def test_run_of_an_older_version_goes_on(run_script, fails, train_flags, tmp_path):
     flags = [*train_flags, "--de_type", "derain", f"--ckpt_dir={tmp_path}", "--max_steps"]
     assert run_script("train", *flags, 1).code == 0

@@ -2,7 +2,6 @@
 
 import os
 import sys
-from collections.abc import Iterable
 from typing import Any, TextIO
 
 MODES = {"stdin": "r", "stdout": "w", "stderr": "w"}
@@ -26,10 +25,6 @@ class Output:
         except OSError as error:
             self._give_up(error)
             return len(text)
-
-    def writelines(self, lines: Iterable[str]) -> None:
-        for line in lines:
-            self.write(line)
 
     def flush(self) -> None:
         try:
