@@ -161,8 +161,10 @@ def train(options: Namespace) -> int:
         restorer, first_step = continue_restorer(options, plan, training_set, start, content)
     else:
         restorer, first_step = make_restorer(options, plan, training_set), 0
+    validates = bool(len(validation_set))
+    has_ended = start is not None and is_finished(options, plan, content, validates)
     del content  # of the size of the optimizer's state, which Lightning reads for itself
-    if first_step >= plan.total_steps:
+    if has_ended:
         print(f"{start}: already finished, step {first_step} of {plan.total_steps}")
         if not best.exists():  # stopped during its last validation
             write_whole(best, lambda file: file.write(start.read_bytes()))
@@ -173,7 +175,7 @@ def train(options: Namespace) -> int:
     if options.cuda_graph:
         size = options.patch_size
         restorer.recorded_shape = (options.batch_size, 3, size, size)
-    trainer = make_trainer(options, machine, plan, last, best, start, bool(len(validation_set)))
+    trainer = make_trainer(options, machine, plan, last, best, start, validates)
     if trainer.world_size != machine.num_processes:
         raise UserError(
             f"{trainer.world_size} processes were started for {machine.num_processes} devices; "
@@ -342,6 +344,17 @@ def continue_restorer(
     restorer = make_restorer(options, plan, training_set, before)
     check_same_run(start, before, dict(restorer.hparams))
     return restorer, content["global_step"]
+
+
+def is_finished(
+    options: Namespace, plan: Plan, content: Mapping[str, Any], validates: bool
+) -> bool:
+    """Whether the run of a checkpoint has made all its steps or, if timed, had its time."""
+    if options.schedule == "timed" and RunControl.had_its_time(
+        content, options.max_minutes, validates
+    ):
+        return True
+    return content["global_step"] >= plan.total_steps
 
 
 def make_trainer(

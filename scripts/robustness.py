@@ -1,8 +1,11 @@
-"""What a network makes of damage the tables leave out: python -m scripts.robustness --clean DIR
+"""What a network makes of damage, trained for or not: python -m scripts.robustness --clean DIR
 
-Clean photographs, levels of noise between and beyond those trained, grey and compressed pictures,
-and two kinds of damage at once, made from the photographs in a folder; restored blind. The table
-goes to the screen, the last line is JSON with each picture's figures.
+The degradations of the tables, then what these leave out: clean photographs, levels of noise
+between and beyond those trained, grey and compressed pictures, and two kinds of damage at once. All
+made from the photographs in a folder, and restored blind. The table goes to the screen, the last
+line is JSON with each picture's figures.
+
+python -m scripts.robustness --clean DIR --ckpt_name after.ckpt --versus before.ckpt
 """
 
 if __name__ == "__main__":
@@ -14,6 +17,7 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
+from torch import Tensor
 from tqdm import tqdm
 
 from data.degradations import DEGRADATIONS
@@ -47,12 +51,21 @@ def compressed(sigma: float, image: np.ndarray, generator: np.random.Generator) 
     return compress(noise(sigma, image, generator), 90)
 
 
+def synthesised(name: str, image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    return SYNTHESES[name].apply(image, generator)
+
+
 def and_noise(name: str, image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """A synthesised degradation, then noise of sigma 25."""
-    return noise(25, SYNTHESES[name].apply(image, generator), generator)
+    return noise(25, synthesised(name, image, generator), generator)
 
 
 DAMAGES: dict[str, tuple[bool, Damage]] = {  # whether of grey photographs, and how it is made
+    "noise 15": (False, partial(noise, 15)),
+    "noise 25": (False, partial(noise, 25)),
+    "noise 50": (False, partial(noise, 50)),
+    "rain": (False, partial(synthesised, "derain")),
+    "haze": (False, partial(synthesised, "dehaze")),
     "clean": (False, lambda image, generator: image),
     "clean, grey": (True, lambda image, generator: image),
     "noise 10": (False, partial(noise, 10)),
@@ -70,6 +83,12 @@ def main() -> int:
     parser.add_argument("--clean", type=path, required=True, help="folder of clean photographs")
     parser.add_argument("--every", type=positive, default=1, help="take every n-th photograph")
     parser.add_argument("--ckpt_name", type=path, metavar="FILE", help=DEFAULT_CHECKPOINT_HELP)
+    parser.add_argument(
+        "--versus",
+        type=path,
+        metavar="FILE",
+        help="another checkpoint, whose figures are taken off",
+    )
     parser.add_argument("--cuda", type=gpu_index, help="index of the GPU, -1 for the CPU")
     parser.add_argument("--seed", type=natural, default=0, help="of the damage")
     options = parser.parse_args()
@@ -77,42 +96,59 @@ def main() -> int:
     if not photos:
         raise UserError(f"--clean {options.clean}: no folder with pictures; give another")
     device = choose_device(options.cuda)
-    trained = load_network(options.ckpt_name or default_checkpoint())
-    net = trained.net.to(device)
+    names = [options.ckpt_name or default_checkpoint()] + [options.versus] * bool(options.versus)
+    trained = [load_network(name) for name in names]
+    nets = [entry.net.to(device) for entry in trained]
 
-    figures: dict[str, list[tuple[float, float]]] = {name: [] for name in DAMAGES}
+    figures: dict[str, list[list[float]]] = {name: [] for name in DAMAGES}
     for index, file in enumerate(tqdm(photos, "restoring", unit="photo")):
         photo = read_image(file)
         for kind, (name, (grey, damage)) in enumerate(DAMAGES.items()):
             clean = to_grey(photo) if grey else photo
             damaged = damage(clean, np.random.default_rng((options.seed, index, kind)))
             clean, damaged = (to_tensor(image).to(device) for image in (clean, damaged))
-            restored = (restore(net, damaged, tile=None) * 255).round() / 255
-            after = min(psnr(restored, clean), UNCHANGED)
-            figures[name].append((psnr(damaged, clean), after))
+            after = [score(restore(net, damaged, tile=None), clean) for net in nets]
+            figures[name].append([psnr(damaged, clean), *after])
 
-    print(f"\n{trained.description['checkpoint']}: {trained.describe()}")
+    print()
+    for entry, role in zip(trained, ("", "versus "), strict=False):
+        print(f"{role}{entry.description['checkpoint']}: {entry.describe()}")
     print(f"{len(photos)} photographs, blind, 8 bits, whole images; PSNR in dB\n")
-    headers = ("damage", "input", "restored", "95 % interval of the mean", "lowest")
-    print(format_markdown(headers, [describe(name, pairs) for name, pairs in figures.items()]))
+    headers = ["damage", "input", "restored", "95 % interval of the mean", "lowest"]
+    if options.versus:
+        headers += ["minus the other", "95 % interval"]
+    print(format_markdown(headers, [describe(name, rows) for name, rows in figures.items()]))
     known = {
-        name: [[value if np.isfinite(value) else None for value in pair] for pair in pairs]
-        for name, pairs in figures.items()
+        name: [[value if np.isfinite(value) else None for value in row] for row in rows]
+        for name, rows in figures.items()
     }
-    print(json.dumps({"checkpoint": trained.description["sha256"], "figures": known}))
+    print(json.dumps({"checkpoints": [e.description["sha256"] for e in trained], "figures": known}))
     return 0
 
 
-def describe(name: str, pairs: list[tuple[float, float]]) -> tuple[str, ...]:
-    """A row of the table: (degraded, restored) PSNR of each photograph, as means."""
-    before, after = np.transpose(pairs)
-    interval = interval_of_mean(after)
+def score(restored: Tensor, clean: Tensor) -> float:
+    """PSNR in dB of a result as it would be saved, with 8 bits; at most `UNCHANGED`."""
+    return min(psnr((restored * 255).round() / 255, clean), UNCHANGED)
+
+
+def describe(name: str, rows: list[list[float]]) -> tuple[str, ...]:
+    """A row of the table, of the PSNR of each photograph: degraded, restored, and by the other."""
+    before, after, *other = np.transpose(rows)
+    differences = [text for figures in other for text in means(after - figures, "+.2f")]
     return (
         name,
         f"{before.mean():.2f}" if np.isfinite(before).all() else "-",
-        f"{after.mean():.2f}",
-        f"{interval[0]:.2f} to {interval[1]:.2f}" if interval else "-",
+        *means(after, ".2f"),
         f"{after.min():.2f}",
+        *differences,
+    )
+
+
+def means(values: np.ndarray, form: str) -> tuple[str, str]:
+    """The mean over photographs and its interval."""
+    interval = interval_of_mean(values)
+    return f"{values.mean():{form}}", (
+        f"{interval[0]:{form}} to {interval[1]:{form}}" if interval else "-"
     )
 
 

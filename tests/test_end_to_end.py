@@ -240,6 +240,24 @@ def test_time_limit_ends_the_run_with_a_validation(run_script, train_flags, tmp_
     assert (tmp_path / "best.ckpt").exists()
 
 
+def test_timed_run_that_had_its_time_is_finished(run_script, train_flags, tmp_path):
+    last = tmp_path / "last.ckpt"
+    timed = [*train_flags, "--de_type", "derain", f"--ckpt_dir={tmp_path}", "--schedule=timed"]
+    assert run_script("train", *timed, "--max_minutes=0.0001").code == 0
+    assert read_checkpoint(last)["global_step"] == 2
+    result = run_script("train", *timed, "--max_minutes=0.0001", "--resume")
+    assert result.code == 0 and "already finished, step 2 of" in result.out
+    assert read_checkpoint(last)["global_step"] == 2
+    result = run_script("train", *timed, "--max_minutes=5", "--max_steps=3", "--resume")
+    assert result.code == 0 and read_checkpoint(last)["global_step"] == 3
+
+    content = read_checkpoint(last)
+    content["callbacks"]["RunControl"]["validated"] = 0  # as if killed during the last validation
+    torch.save(content, last)
+    result = run_script("train", *timed, "--max_minutes=0.0001", "--max_steps=9", "--resume")
+    assert result.code == 0 and read_checkpoint(last)["global_step"] == 4
+
+
 def test_fine_tuning_starts_from_weights_and_goes_on_without_them(
     run_script, fails, train_flags, tmp_path
 ):

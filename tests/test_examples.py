@@ -105,15 +105,21 @@ def test_robustness(run_script, fails, photos, tmp_path):
     checkpoint = save_untrained(tmp_path / "tiny.ckpt")
     for index, photo in enumerate(photos[:2]):
         write_image(tmp_path / "photos" / f"{index}.png", photo)
+    other = save_untrained(tmp_path / "other.ckpt", seed=1)
     flags = ["--ckpt_name", checkpoint, "--cuda", -1, "--clean"]
-    result = run_script("scripts/robustness", *flags, tmp_path / "photos")
+    result = run_script("scripts/robustness", *flags, tmp_path / "photos", "--versus", other)
     assert result.code == 0, result.err
-    figures = json.loads(result.out.splitlines()[-1])["figures"]
-    for name, sigma in (("noise 10", 10), ("noise 60", 60), ("noise 25, grey", 25)):
-        for before, after in figures[name]:
-            assert 5 < after < 60
+    *_, row, last = result.out.splitlines()
+    figures = json.loads(last)["figures"]
+    for name, sigma in (("noise 15", 15), ("noise 60", 60), ("noise 25, grey", 25)):
+        for before, after, versus in figures[name]:
+            assert 5 < after < 60 and 5 < versus < 60 and after != versus
             assert before == pytest.approx(20 * np.log10(255 / sigma), abs=2.5)  # it is clipped
-    assert [before for before, _ in figures["clean"]] == [None, None]
+    assert [before for before, *_ in figures["clean"]] == [None, None]
     for name in ("rain", "haze"):
-        assert all(before < 21 for before, _ in figures[f"{name} and noise 25"])
+        both = figures[f"{name} and noise 25"]
+        assert all(before < 21 for before, *_ in both)
+        assert all(5 < before < 40 for before, *_ in figures[name])
+    differences = [after - versus for _, after, versus in both]
+    assert f" {np.mean(differences):+.2f} " in row
     assert "no folder with pictures" in fails("scripts/robustness", *flags, tmp_path)

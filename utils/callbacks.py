@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -106,8 +107,9 @@ class RunControl(Checkpoint):
 
     Where a step is followed by a validation, the checkpoint is saved before it, and a run that is
     resumed from there validates first: it keeps the same best weights as one never stopped. The
-    last one is saved after its validation, by when `best.ckpt` is written (Lightning calls this
-    callback after `BestCheckpoint`, if it is listed after it).
+    last one is saved after its validation (at the end of the time before it as well), by when
+    `best.ckpt` is written (Lightning calls this callback after `BestCheckpoint`, if it is listed
+    after it).
 
     Nothing is saved now and then after steps that were not finite, and weights that are not finite
     are never saved: they end the run.
@@ -199,8 +201,15 @@ class RunControl(Checkpoint):
 
     def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.validated = trainer.global_step
-        if trainer.global_step >= self.total_steps:
+        if trainer.global_step >= self.total_steps or trainer.should_stop:
             self._save(trainer, module)
+
+    @staticmethod
+    def had_its_time(content: Mapping[str, Any], max_minutes: float, validates: bool) -> bool:
+        """Whether a timed run, as its checkpoint has it, is over and its last step validated."""
+        state = content["callbacks"].get(RunControl.__name__, {})
+        validated = not validates or state.get("validated", 0) == content["global_step"]
+        return validated and state.get("seconds", 0) > 60 * max_minutes
 
     def _save(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if not all(value.isfinite().all() for value in module.state_dict().values()):
