@@ -29,7 +29,7 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 
 from data.damage import Found, find_damage, refuse_damage, report_damage
-from data.datasets import BALANCES, TrainingSet, ValidationSet, split
+from data.datasets import TrainingSet, ValidationSet, split
 from data.degradations import CLEAN, DEGRADATION_NAMES, DEGRADATIONS, TASKS, Task
 from data.links import check_links
 from data.loaders import allow_open_files, make_loaders
@@ -42,11 +42,10 @@ from data.pairing import (
 )
 from data.scenes import TEST_SCENES, describe_overlaps, leave_out
 from data.variety import UNTOUCHED
-from net import AMPromptIR
 from net.checkpoint import Trained, load_network
 from net.complexity import count_parameters
 from net.restorer import Restorer
-from net.resumable import read_run
+from net.resuming import check_same_init, check_same_run, find_start, is_whole
 from net.text import embed
 from options import name_configuration, network_arguments, train_options
 from utils.callbacks import (
@@ -72,27 +71,6 @@ LOST_WORKER = (  # PyTorch's words when a process that loads was killed, or has 
     "DataLoader worker (pid",
     "unable to allocate shared memory",
 )
-
-MAY_CHANGE = ("total_steps", "steps_per_epoch")  # on --resume; the second follows from others
-OLDER = {  # what versions did that had no such choice
-    "exclude_test_scenes": False,
-    "balance": BALANCES[0],
-    "classification_weight": 0.0,
-    "clip_norm": None,
-    "init": None,
-    "left_clean": None,
-    "synthesized": False,
-    "variety": 0.0,
-    **{name: values[0] for name, values in AMPromptIR.choices.items()},
-}
-
-FLAGS = {  # by another name
-    "left_clean": "share of --variety left clean",
-    "rate": "lr",
-    "spectral_weight": "fft_weight",
-    "trained": "de_type",
-    "synthesized": "synthesize",
-}
 
 
 class Plan(NamedTuple):
@@ -138,7 +116,7 @@ def has_lost_a_loader(error: Exception) -> bool:
 def train(options: Namespace) -> int:
     """The run that the flags describe, from its start or from where it was."""
     last, best = options.ckpt_dir / "last.ckpt", options.ckpt_dir / "best.ckpt"
-    start, content = find_start(options, [last, options.ckpt_dir / PREVIOUS, best])
+    start, content = find_start(options.resume, options.ckpt_dir, (last.name, PREVIOUS, best.name))
     machine = choose_machine(options.num_gpus, options.num_nodes, options.cuda, options.precision)
     if options.cuda_graph:
         check_recording(options, machine)
@@ -422,53 +400,6 @@ def make_trainer(
     )
 
 
-def find_start(
-    options: Namespace, saved: list[Path]
-) -> tuple[Path, dict[str, Any]] | tuple[None, None]:
-    """The checkpoint to go on from and its content; of `saved` the first that is good for that.
-
-    None and None for a new run.
-
-    Raises:
-        UserError: a run is there, and is not to be gone on with; or none of its files will do.
-    """
-    there = [path for path in saved if path.exists()]
-    for path in there:
-        if not path.is_file():
-            raise UserError(f"{path}: not a regular file; move it elsewhere")
-    if options.resume == "auto":
-        for path in there:
-            try:
-                return path, read_run(path)
-            except UserError as error:
-                warnings.warn(f"{error}; passed over", stacklevel=2)
-        if there:
-            raise UserError(
-                f"--resume: none of {', '.join(path.name for path in there)} in "
-                f"{options.ckpt_dir} can be gone on with; copy one there, or start a new run"
-            )
-        return None, None
-    start = Path(options.resume) if options.resume else None
-    if start and not start.is_file():
-        what = "a folder" if start.is_dir() else "no such checkpoint"
-        raise UserError(f"--resume {start}: {what}; give a checkpoint of a run, or no path")
-    if there and (start is None or start.resolve().parent != options.ckpt_dir.resolve()):
-        raise UserError(
-            f"{there[0]}: a run is already there; give --resume to go on with it, or another "
-            "--ckpt_dir for a new one"
-        )
-    return (start, read_run(start)) if start else (None, None)
-
-
-def is_whole(path: Path) -> bool:
-    """Whether there is a checkpoint that a run can be gone on with from."""
-    try:
-        read_run(path)
-    except UserError:
-        return False
-    return True
-
-
 def find_pairs(
     options: Namespace,
 ) -> tuple[dict[str, list[Pair]], dict[str, list[Pair]], Found]:
@@ -557,57 +488,6 @@ def check_test_scenes(pairs: list[Pair], task: str, exclude: bool) -> list[Pair]
         raise UserError(f"{what} show {scenes}, so none is left; {remedy}")
     warnings.warn(f"{what} are left out, they show {scenes}; {remedy}", stacklevel=2)
     return kept
-
-
-def check_same_run(path: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raise `UserError` if the flags would not continue the run that a checkpoint holds.
-
-    What an older version did not save, and cannot be known, is warned of.
-    """
-
-    def flatten(arguments: dict[str, Any]) -> dict[str, Any]:
-        nested = ("network_arguments", "run")
-        flat = {key: value for key, value in arguments.items() if key not in MAY_CHANGE + nested}
-        return {**flat, **arguments["network_arguments"], **arguments.get("run", {})}
-
-    saved = flatten(before)
-    known, wanted = OLDER | saved, flatten(now)
-    for key, value in wanted.items():
-        had = known.get(key, value)
-        if had != value:
-            run = "that run" if key in saved else "that run, of an older version,"
-            raise UserError(
-                f"--resume {path}: {run} has {FLAGS.get(key, key)} {had}, this one {value}; "
-                "give the flags and data (or the version) it was started with, or start a new run"
-            )
-    unknown = [FLAGS.get(key, key) for key in wanted if key not in known]
-    if unknown:
-        warnings.warn(
-            f"--resume {path}: that run, of an older version, did not save {', '.join(unknown)}; "
-            "it goes on the same only if flags and data are those it was started with",
-            stacklevel=1,
-        )
-
-
-def check_same_init(path: Path, before: dict[str, Any], init: Path) -> None:
-    """Raise `UserError` if the run that a checkpoint holds was not started from these weights.
-
-    If they are not there any more, that is warned of: the run goes on without them.
-    """
-    had = before.get("run", {}).get("init")
-    try:
-        given = load_network(init).description["sha256"]
-    except UserError as error:
-        if not had:
-            raise
-        warnings.warn(f"--init {error}; that run goes on without it", stacklevel=1)
-        return
-    if had != given:
-        started = f"from weights of sha256 {had:.12}" if had else "without --init"
-        raise UserError(
-            f"--resume {path}: that run was started {started}, but --init {init} is of sha256 "
-            f"{given:.12}; leave --init out to go on with that run, or start a new one"
-        )
 
 
 def make_loggers(options: Namespace) -> list[Logger]:
