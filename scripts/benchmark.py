@@ -29,6 +29,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from tqdm import tqdm
 
 from net import NETWORKS, AMPromptIR
 from net.complexity import COUNTED_SIZE, count_macs, count_parameters
@@ -72,36 +73,50 @@ def main() -> int:
         "parameters": {name: count_parameters(net) for name, net in networks.items()},
         "macs": {name: count_macs(net) for name, net in networks.items()},
     }
-    rates = measure_machine(device)
-    report |= rates
-    report["inference_seconds"] = {
-        size: time_inference(networks, size, options.rounds, device) for size in options.sizes
-    }
-    steps = prepare_training(networks, options, device)
-    report["training_seconds"] = dict(
-        zip(steps, time_in_turns(list(steps.values()), options.rounds), strict=True)
-    )
-    report["training_patches"] = [options.batch_size, options.patch_size]
-    report["peak_bytes"] = {
-        name: measure_memory(
-            device, prepare_restoration, name, options.configuration, options.sizes[-1]
-        )
-        for name in networks
-    }
-    report["training_peak_bytes"] = {
-        name: measure_memory(
-            device,
-            prepare_step,
-            *(name, options.configuration, options.batch_size, options.patch_size),
-        )
-        for name in networks
-    }
-    report["moved_bytes"] = {
-        name: count_moved_bytes(net, options.sizes[-1], device) for name, net in networks.items()
-    }
+    report |= measure_machine(device)
+    report |= measure_networks(networks, options, device)
     print(format_report(report))
     print(json.dumps(report))
     return 0
+
+
+def measure_networks(
+    networks: dict[str, nn.Module], options: Namespace, device: torch.device
+) -> dict[str, Any]:
+    """Time and memory of each network; a bar shows what is being measured."""
+    patches = (options.batch_size, options.patch_size)
+    report: dict[str, Any] = {"inference_seconds": {}, "training_patches": list(patches)}
+    with tqdm(total=len(options.sizes) + 4, unit="part", leave=False) as bar:
+        for size in options.sizes:
+            bar.set_description(f"inference, {size}")
+            seconds = time_inference(networks, size, options.rounds, device)
+            report["inference_seconds"][size] = seconds
+            bar.update()
+
+        bar.set_description("training")
+        steps = prepare_training(networks, options, device)
+        seconds = time_in_turns(list(steps.values()), options.rounds)
+        report["training_seconds"] = dict(zip(steps, seconds, strict=True))
+        bar.update()
+
+        for part, prepare, details in (
+            ("peak_bytes", prepare_restoration, options.sizes[-1:]),
+            ("training_peak_bytes", prepare_step, patches),
+        ):
+            bar.set_description(part)
+            report[part] = {
+                name: measure_memory(device, prepare, name, options.configuration, *details)
+                for name in networks
+            }
+            bar.update()
+
+        bar.set_description("moved_bytes")
+        report["moved_bytes"] = {
+            name: count_moved_bytes(net, options.sizes[-1], device)
+            for name, net in networks.items()
+        }
+        bar.update()
+    return report
 
 
 def parse() -> Namespace:

@@ -2,8 +2,8 @@
 
 Loads batches in this process, on one core, as one of train.py's workers does: once decoding every
 image each time it is read, once with decoded images kept in memory, in turns. All images are read
-once before, so that files come from the system's memory and the cache is full. The last line of
-the output is JSON.
+once before, so that files come from the system's memory and the cache is full. With
+`--num_workers` then as train.py loads, in so many processes. The last line of the output is JSON.
 """
 
 if __name__ == "__main__":
@@ -11,20 +11,27 @@ if __name__ == "__main__":
 
 # isort: split
 import json
+import os
+import time
+from argparse import Namespace
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch.utils.data import DataLoader
 
 from data.damage import read_sizes
-from data.datasets import TrainingSet, TrainingStream
+from data.datasets import TrainingSet, TrainingStream, ValidationSet
 from data.degradations import DEGRADATION_NAMES, TASKS, of_task
+from data.loaders import allow_open_files, make_loaders
 from data.pairing import read_list
 from options import (
+    MOST_WORKERS,
     Parser,
     add_training_flags,
     batch_size,
     find_in_folder,
+    natural,
     patch_size,
     positive,
     positive_float,
@@ -32,6 +39,7 @@ from options import (
 from utils.errors import UserError, run
 from utils.timing import time_in_turns
 
+PREFETCHED = 2  # batches that each worker loads ahead
 WAYS = ("decoded every time", "kept in memory")
 
 
@@ -51,6 +59,12 @@ def main() -> int:
     parser.add_argument("--batches", type=positive, default=10, help="of a round, each way")
     parser.add_argument("--rounds", type=positive, default=7, help="whose median counts")
     parser.add_argument("--cache_gb", type=positive_float, default=4.0, help="GB (1e9 bytes)")
+    parser.add_argument(
+        "--num_workers",
+        type=partial(natural, most=MOST_WORKERS),
+        default=0,
+        help="processes, to load as train.py does as well",
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
 
@@ -81,6 +95,11 @@ def main() -> int:
         print(f"{way}: {rate:.0f} patches/s on one core")
     print(f"{rates[1] / rates[0]:.1f} times as many")
     figures = {way.replace(" ", "_"): rate for way, rate in zip(WAYS, rates, strict=True)}
+    if options.num_workers:
+        allow_open_files(options.num_workers)
+        rate = measure_workers(data_set, options)
+        print(f"{options.num_workers} workers: {rate:.0f} patches/s on {os.cpu_count()} cores")
+        figures["with_workers"] = rate
     kept = {"images_kept": len(data_set.cache), "images": len(sizes)}
     print(json.dumps({"ratio": rates[1] / rates[0], **figures, **kept}))
     return 0
@@ -98,6 +117,28 @@ def make_load(
             next(loader)
 
     return load
+
+
+def measure_workers(data_set: TrainingSet, options: Namespace) -> float:
+    """Patches a second of the training loader, while all workers are loading."""
+    counted, ahead = options.rounds * options.batches, 2 * PREFETCHED * options.num_workers
+    loader, _ = make_loaders(
+        data_set,
+        ValidationSet({}, seed=0),
+        batch_size=options.batch_size,
+        num_workers=options.num_workers,
+        pin_memory=False,
+        batches=range(counted + 2 * ahead),
+        rank=0,
+        num_processes=1,
+    )
+    batches = iter(loader)
+    for _ in range(ahead):
+        next(batches)
+    start = time.perf_counter()
+    for _ in range(counted):
+        next(batches)
+    return counted * options.batch_size / (time.perf_counter() - start)
 
 
 if __name__ == "__main__":

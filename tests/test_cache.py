@@ -195,13 +195,14 @@ def test_replaced_file_is_read_as_it_is(tmp_path):
 
 def test_the_benchmark_of_the_data(train_flags):
     folders = [flag for flag in train_flags if "_dir=" in flag]
-    flags = "--patch_size 16 --batch_size 2 --batches 2 --rounds 1"
+    flags = "--patch_size 16 --batch_size 2 --batches 2 --rounds 1 --num_workers 2"
     command = [sys.executable, "-m", "scripts.benchmark_data", *folders, *flags.split()]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout.splitlines()[-1])
     assert report["images_kept"] == report["images"] == 15
     assert report["ratio"] == report["kept_in_memory"] / report["decoded_every_time"] > 0
+    assert f"2 workers: {report['with_workers']:.0f} patches/s" in done.stdout
 
 
 @pytest.mark.parametrize("workers", [0, 3])
