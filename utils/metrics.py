@@ -6,9 +6,8 @@ covariance, mean over channels and over the windows that lie wholly inside the i
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-SSIM_WINDOW = 7
+SSIM_WINDOW = 7  # pixels; `_window_means` is made for it
 LUMINANCE_WEIGHTS = (65.481, 128.553, 24.966)  # of R, G and B in [0, 1]; offset 16
 
 
@@ -37,11 +36,12 @@ def ssim(restored: Tensor, clean: Tensor) -> float:
     """
     if min(clean.shape[-2:]) < SSIM_WINDOW:
         raise ValueError(f"image of {tuple(clean.shape)}: SSIM needs {SSIM_WINDOW} pixels a side")
-    x, y = _wide(restored), _wide(clean)
-    moments = torch.stack([x, y, x * x, y * y, x * y])  # (5, C, H, W)
-    moments = F.avg_pool2d(moments, (SSIM_WINDOW, 1), stride=1)
-    moments = F.avg_pool2d(moments, (1, SSIM_WINDOW), stride=1)
-    mean_x, mean_y, mean_xx, mean_yy, mean_xy = moments
+    channels = zip(_wide(restored), _wide(clean), strict=True)  # one by one they fit the cache
+    return float(torch.stack([_ssim_of_channel(x, y) for x, y in channels]).mean())
+
+
+def _ssim_of_channel(x: Tensor, y: Tensor) -> Tensor:
+    mean_x, mean_y, mean_xx, mean_yy, mean_xy = map(_window_means, (x, y, x * x, y * y, x * y))
 
     sample = SSIM_WINDOW**2 / (SSIM_WINDOW**2 - 1)
     variance_x = sample * (mean_xx - mean_x * mean_x)
@@ -51,7 +51,17 @@ def ssim(restored: Tensor, clean: Tensor) -> float:
     c1, c2 = 0.01**2, 0.03**2
     luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
     structure = (2 * covariance + c2) / (variance_x + variance_y + c2)
-    return float((luminance * structure).mean())
+    return (luminance * structure).mean()
+
+
+def _window_means(image: Tensor) -> Tensor:
+    """Means over all 7 x 7 windows inside (H, W), as (H - 6, W - 6)."""
+    for axis in (0, 1):
+        windows = image.shape[axis] - SSIM_WINDOW + 1
+        pairs = image.narrow(axis, 0, windows + 5) + image.narrow(axis, 1, windows + 5)
+        fours = pairs.narrow(axis, 0, windows) + pairs.narrow(axis, 2, windows)
+        image = fours + pairs.narrow(axis, 4, windows) + image.narrow(axis, 6, windows)
+    return image / SSIM_WINDOW**2
 
 
 def _wide(image: Tensor) -> Tensor:
