@@ -44,8 +44,8 @@ from data.scenes import TEST_SCENES, describe_overlaps, leave_out
 from data.variety import UNTOUCHED
 from net.checkpoint import Trained, load_network
 from net.complexity import count_parameters
+from net.continuing import check_same_init, check_same_run, find_start, is_whole
 from net.restorer import Restorer
-from net.resuming import check_same_init, check_same_run, find_start, is_whole
 from net.text import embed
 from options import name_configuration, network_arguments, train_options
 from utils.callbacks import (
@@ -140,10 +140,10 @@ def train(options: Namespace) -> int:
     else:
         restorer, first_step = make_restorer(options, plan, training_set), 0
     validates = bool(len(validation_set))
-    has_ended = start is not None and is_finished(options, plan, content, validates)
+    end = describe_end(options, plan, content, validates) if start else None
     del content  # of the size of the optimizer's state, which Lightning reads for itself
-    if has_ended:
-        print(f"{start}: already finished, step {first_step} of {plan.total_steps}")
+    if end:
+        print(f"{start}: already finished, {end}")
         if not best.exists():  # stopped during its last validation
             write_whole(best, lambda file: file.write(start.read_bytes()))
         return 0
@@ -324,15 +324,16 @@ def continue_restorer(
     return restorer, content["global_step"]
 
 
-def is_finished(
+def describe_end(
     options: Namespace, plan: Plan, content: Mapping[str, Any], validates: bool
-) -> bool:
-    """Whether the run of a checkpoint has made all its steps or, if timed, had its time."""
-    if options.schedule == "timed" and RunControl.had_its_time(
-        content, options.max_minutes, validates
-    ):
-        return True
-    return content["global_step"] >= plan.total_steps
+) -> str | None:
+    """Why there is nothing left to do for the run of a checkpoint; None if there is."""
+    step, minutes = content["global_step"], options.max_minutes
+    if step >= plan.total_steps:
+        return f"step {step} of {plan.total_steps}"
+    if options.schedule == "timed" and RunControl.had_its_time(content, minutes, validates):
+        return f"step {step}, after --max_minutes {minutes:g}; with more of them it goes on"
+    return None
 
 
 def make_trainer(

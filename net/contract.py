@@ -28,7 +28,7 @@ class RestorationNetwork(nn.Module):
     unused_weights: beginnings of the names in a published checkpoint that restoring never reads.
     inference_bytes_per_pixel: of peak memory without gradients, in float32, rounded up.
     windowed_bytes_per_pixel: the same on the CPU, if blocks run in windows there (`net.windows`),
-        beside `windows_bytes` that these take whatever the image, about (`paper` takes more).
+        beside about `windows_bytes`, whatever the image (`paper`: more).
     origin: what its checkpoint said of the training, but for the weights (plain values); or None.
     """
 

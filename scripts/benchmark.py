@@ -83,7 +83,7 @@ def main() -> int:
 def measure_networks(
     networks: dict[str, nn.Module], options: Namespace, device: torch.device
 ) -> dict[str, Any]:
-    """Time and memory of each network; a bar shows what is being measured."""
+    """Seconds and bytes of each network, by what was measured, which a bar shows."""
     patches = (options.batch_size, options.patch_size)
     report: dict[str, Any] = {"inference_seconds": {}, "training_patches": list(patches)}
     with tqdm(total=len(options.sizes) + 4, unit="part", leave=False) as bar:

@@ -3,7 +3,7 @@
 Loads batches in this process, on one core, as one of train.py's workers does: once decoding every
 image each time it is read, once with decoded images kept in memory, in turns. All images are read
 once before, so that files come from the system's memory and the cache is full. With
-`--num_workers` then as train.py loads, in so many processes. The last line of the output is JSON.
+`--num_workers N` also by train.py's loader, in N processes. The last line of the output is JSON.
 """
 
 if __name__ == "__main__":
@@ -63,10 +63,11 @@ def main() -> int:
         "--num_workers",
         type=partial(natural, most=MOST_WORKERS),
         default=0,
-        help="processes, to load as train.py does as well",
+        help="processes of train.py's loader, to be measured as well",
     )
     options = parser.parse_args()
     torch.set_num_threads(1)
+    allow_open_files(options.num_workers)
 
     pairs = {}
     for task in TASKS:
@@ -96,7 +97,6 @@ def main() -> int:
     print(f"{rates[1] / rates[0]:.1f} times as many")
     figures = {way.replace(" ", "_"): rate for way, rate in zip(WAYS, rates, strict=True)}
     if options.num_workers:
-        allow_open_files(options.num_workers)
         rate = measure_workers(data_set, options)
         print(f"{options.num_workers} workers: {rate:.0f} patches/s on {os.cpu_count()} cores")
         figures["with_workers"] = rate

@@ -103,9 +103,9 @@ def main() -> int:
     figures: dict[str, list[list[float]]] = {name: [] for name in DAMAGES}
     for index, file in enumerate(tqdm(photos, "restoring", unit="photo")):
         photo = read_image(file)
-        for kind, (name, (grey, damage)) in enumerate(DAMAGES.items()):
+        for name, (grey, damage) in DAMAGES.items():
             clean = to_grey(photo) if grey else photo
-            damaged = damage(clean, np.random.default_rng((options.seed, index, kind)))
+            damaged = damage(clean, np.random.default_rng((options.seed, index, *name.encode())))
             clean, damaged = (to_tensor(image).to(device) for image in (clean, damaged))
             after = [score(restore(net, damaged, tile=None), clean) for net in nets]
             figures[name].append([psnr(damaged, clean), *after])

@@ -16,8 +16,10 @@ import torch
 from data.degradations import DEGRADATION_NAMES
 from net.checkpoint import load_network, read_checkpoint
 from tests.conftest import ROOT
+from utils.callbacks import RunControl
 from utils.errors import UserError
 from utils.image_io import list_images, read_image, write_image
+from utils.runs import read_learning_curve
 
 ROUNDING = 2e-5  # of weights after a few steps; other samples or coins make 5e-4 of it
 
@@ -246,7 +248,7 @@ def test_timed_run_that_had_its_time_is_finished(run_script, train_flags, tmp_pa
     assert run_script("train", *timed, "--max_minutes=0.0001").code == 0
     assert read_checkpoint(last)["global_step"] == 2
     result = run_script("train", *timed, "--max_minutes=0.0001", "--resume")
-    assert result.code == 0 and "already finished, step 2 of" in result.out
+    assert result.code == 0 and "already finished, step 2, after --max_minutes 0.0001" in result.out
     assert read_checkpoint(last)["global_step"] == 2
     result = run_script("train", *timed, "--max_minutes=5", "--max_steps=3", "--resume")
     assert result.code == 0 and read_checkpoint(last)["global_step"] == 3
@@ -256,6 +258,22 @@ def test_timed_run_that_had_its_time_is_finished(run_script, train_flags, tmp_pa
     torch.save(content, last)
     result = run_script("train", *timed, "--max_minutes=0.0001", "--max_steps=9", "--resume")
     assert result.code == 0 and read_checkpoint(last)["global_step"] == 4
+    assert [step for step, _ in read_learning_curve(tmp_path)] == [2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    "state, validates, over",
+    [
+        ({"RunControl": {"seconds": 61.0, "validated": 7}}, True, True),
+        ({"RunControl": {"seconds": 61.0, "validated": 6}}, True, False),
+        ({"RunControl": {"seconds": 61.0}}, True, False),
+        ({"RunControl": {"seconds": 61.0}}, False, True),
+        ({"RunControl": {"seconds": 60.0, "validated": 7}}, True, False),
+        ({}, False, False),
+    ],
+)
+def test_when_a_timed_run_had_its_time(state, validates, over):
+    assert RunControl.had_its_time({"callbacks": state, "global_step": 7}, 1.0, validates) is over
 
 
 def test_fine_tuning_starts_from_weights_and_goes_on_without_them(

@@ -107,9 +107,9 @@ class RunControl(Checkpoint):
 
     Where a step is followed by a validation, the checkpoint is saved before it, and a run that is
     resumed from there validates first: it keeps the same best weights as one never stopped. The
-    last one is saved after its validation (at the end of the time before it as well), by when
-    `best.ckpt` is written (Lightning calls this callback after `BestCheckpoint`, if it is listed
-    after it).
+    last one is saved after its validation, by when `best.ckpt` is written (Lightning calls this
+    callback after `BestCheckpoint`, if it is listed after it). Where the time ends a run, it is
+    saved before that validation too; killed in between, it makes one more step when resumed.
 
     Nothing is saved now and then after steps that were not finite, and weights that are not finite
     are never saved: they end the run.
@@ -151,12 +151,18 @@ class RunControl(Checkpoint):
     def on_load_checkpoint(
         self, trainer: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Lightning goes on counting batches, of which a step had perhaps another number."""
-        batches = checkpoint["global_step"] * trainer.accumulate_grad_batches
-        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        """Lightning goes on counting batches, of which a step had perhaps another number.
+
+        All counts become those at the end of a step, wherever in Lightning's loop they were saved:
+        it would log the steps of a run that was saved after a validation under other numbers.
+        """
+        steps = checkpoint["global_step"]
+        loops = checkpoint["loops"]["fit_loop"]
+        progress = loops["epoch_loop.batch_progress"]
         for counts in (progress["total"], progress["current"]):
-            shift = batches - counts["ready"]
-            counts.update({name: count + shift for name, count in counts.items()})
+            counts.update(dict.fromkeys(counts, steps * trainer.accumulate_grad_batches))
+            counts["completed"] -= 1
+        loops.setdefault("epoch_loop.state_dict", {})["_batches_that_stepped"] = steps - 1
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.step = trainer.global_step
@@ -206,7 +212,12 @@ class RunControl(Checkpoint):
 
     @staticmethod
     def had_its_time(content: Mapping[str, Any], max_minutes: float, validates: bool) -> bool:
-        """Whether a timed run, as its checkpoint has it, is over and its last step validated."""
+        """Whether a timed run is over, and its last step validated.
+
+        Args:
+            content: of a checkpoint, as `net.resumable.read_run` gives it.
+            validates: whether there are images to validate with.
+        """
         state = content["callbacks"].get(RunControl.__name__, {})
         validated = not validates or state.get("validated", 0) == content["global_step"]
         return validated and state.get("seconds", 0) > 60 * max_minutes

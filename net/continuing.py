@@ -38,8 +38,9 @@ def find_start(
     """The checkpoint to go on from and its content; None and None for a new run.
 
     Args:
-        resume: a checkpoint, or `auto` for the first of `names` in the folder that is good for
-            that, if there is any; None if a new run is to begin.
+        resume: a checkpoint, or `auto` for the first of `names` that is good for that, if there is
+            any; None if a new run is to begin.
+        folder: of the run; names: of its checkpoints there, the one to be preferred first.
 
     Raises:
         UserError: a run is there, and is not to be gone on with; or none of its files will do.
