@@ -23,7 +23,6 @@ from typing import Any, NamedTuple
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import DDPStrategy
@@ -52,6 +51,7 @@ from utils.callbacks import (
     AveragedWeights,
     BestCheckpoint,
     Interrupted,
+    LearningRates,
     RunControl,
     RunProgress,
     SampleImages,
@@ -377,7 +377,7 @@ def make_trainer(
             ReplacedImages(),
             finite,
             AveragedWeights(),
-            LearningRateMonitor(logging_interval="step"),
+            LearningRates(),
             RunProgress(plan.total_steps, plan.samples_per_step),
             SampleImages(options.ckpt_dir / "samples"),
             BestCheckpoint(

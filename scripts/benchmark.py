@@ -132,7 +132,11 @@ def parse() -> Namespace:
     parser.add_argument("--batch_size", type=batch_size, default=2, help="of the training step")
     parser.add_argument("--patch_size", type=patch_size, default=128, help="of the training step")
     parser.add_argument(
-        "--others", nargs="*", choices=PUBLISHED, default=list(PUBLISHED), help="to compare with"
+        "--others",
+        nargs="*",
+        choices=PUBLISHED,
+        default=list(PUBLISHED),
+        help="to compare with; none after a bare flag",
     )
     parser.add_argument("--compile", action="store_true", help="on a GPU time that, too: minutes")
     parser.add_argument("--cuda", type=int, metavar="N", help="index of the GPU; -1 for the CPU")

@@ -427,7 +427,9 @@ def test_batches_accumulated_train_as_one(accumulated, run_script, train_flags, 
     figures = []
     for folder in (tmp_path, accumulated):
         (metrics,) = folder.glob("logs/*/metrics.csv")
-        rows = [row for row in csv.DictReader(metrics.open()) if row["val/psnr"]]
+        rows = list(csv.DictReader(metrics.open()))
+        assert [int(row["step"]) for row in rows if row["lr-AdamW"]] == [3]
+        rows = [row for row in rows if row["val/psnr"]]
         assert [int(row["step"]) for row in rows] == [1, 3]
         figures.append([float(row["val/psnr"]) for row in rows])
     assert figures[0] == pytest.approx(figures[1], abs=0.01)

@@ -15,6 +15,7 @@ import torch
 from lightning.pytorch.callbacks import (
     Callback,
     Checkpoint,
+    LearningRateMonitor,
     ModelCheckpoint,
     ProgressBar,
     WeightAveraging,
@@ -244,6 +245,19 @@ class RunControl(Checkpoint):
         elif now - self.signals[number] >= SIGNAL_PAUSE:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
+
+
+class LearningRates(LearningRateMonitor):
+    """Logs the rate once a step, where Lightning's does with each of its batches."""
+
+    def __init__(self) -> None:
+        super().__init__(logging_interval="step")
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, module: L.LightningModule, batch: Any, index: int
+    ) -> None:
+        if index % trainer.accumulate_grad_batches == 0:
+            super().on_train_batch_start(trainer, module, batch, index)
 
 
 class RunProgress(ProgressBar):
