@@ -95,6 +95,8 @@ def main() -> int:
     photos = list_images(options.clean)[:: options.every]
     if not photos:
         raise UserError(f"--clean {options.clean}: no folder with pictures; give another")
+    for file in photos:  # a damaged one is told of before any is restored
+        read_image(file)
     device = choose_device(options.cuda)
     names = [options.ckpt_name or default_checkpoint()] + [options.versus] * bool(options.versus)
     trained = [load_network(name) for name in names]

@@ -123,3 +123,6 @@ def test_robustness(run_script, fails, photos, tmp_path):
     differences = [after - versus for _, after, versus in both]
     assert f" {np.mean(differences):+.2f} " in row
     assert "no folder with pictures" in fails("scripts/robustness", *flags, tmp_path)
+    (tmp_path / "photos" / "last.png").write_bytes(b"no picture")
+    message = fails("scripts/robustness", *flags, tmp_path / "photos")
+    assert "last.png" in message and "restoring" not in message
