@@ -149,9 +149,8 @@ def describe(name: str, rows: list[list[float]]) -> tuple[str, ...]:
 def means(values: np.ndarray, form: str) -> tuple[str, str]:
     """The mean over photographs and its interval."""
     interval = interval_of_mean(values)
-    return f"{values.mean():{form}}", (
-        f"{interval[0]:{form}} to {interval[1]:{form}}" if interval else "-"
-    )
+    spread = f"{interval[0]:{form}} to {interval[1]:{form}}" if interval else "-"
+    return f"{values.mean():{form}}", spread
 
 
 if __name__ == "__main__":
