@@ -30,7 +30,7 @@ from net.resumable import MOST_STEPS
 from net.text import CLIP_PRETRAINED
 from utils.devices import CPU
 from utils.errors import UserError
-from utils.image_io import MAX_PIXELS
+from utils.image_io import MAX_PIXELS, list_images
 from utils.schedules import SCHEDULES
 
 DEFAULT_CHECKPOINT_HELP = f"without it the first there of {', '.join(DEFAULTS)}"
@@ -520,6 +520,19 @@ def find_in_folder(options: argparse.Namespace, flag: str, task: Task) -> list[D
             "leave the flag out"
         )
     return data_sets
+
+
+def clean_photos(folder: Path) -> list[Path]:
+    """The pictures in the folder of `--clean`, sorted by name.
+
+    Raises:
+        UserError: there is none.
+    """
+    photos = list_images(folder)
+    if not photos:
+        what = "no pictures in it" if folder.is_dir() else "no such folder"
+        raise UserError(f"--clean {folder}: {what}; give a folder of clean photographs")
+    return photos
 
 
 def _default_folder(flag: str, task: Task) -> Path:

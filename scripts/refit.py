@@ -1,10 +1,10 @@
 """Learn anew what a network takes pictures for: python -m scripts.refit --clean DIR --output FILE
 
-Blind, the weights read off the image at the lowest resolution settle what a picture is taken for.
-Only the stage they are read from is trained here (the latent blocks and the layer that weighs), on
-its inputs, which are made once from photographs that are clean, in noise, in rain or in haze, and
-kept (1.1 MB for each photograph of BSDS500). What the stage hands on to the decoder is held to what
-it was, so noise, rain and haze are removed as before, once they are recognised.
+Blind, the weights read off the image at the lowest resolution settle most of what a picture is
+taken for. Only the stage they are read from is trained here (the latent blocks and the layer that
+weighs), on its inputs, which are made once from photographs that are clean, in noise, in rain or in
+haze, and kept. What the stage hands on to the decoder is held to what it was, so that a degradation
+which is recognised is removed as before.
 
 A clean photograph counts to the lightest noise, which the network removes without changing much
 else. A mistake costs what it does to the picture: haze that is hardly seen may be missed.
@@ -19,7 +19,7 @@ if __name__ == "__main__":
 # isort: split
 import argparse
 import copy
-import math
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -30,15 +30,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from data.degradations import CLEAN, DEGRADATIONS, Degradation
-from data.transforms import add_noise
-from data.variety import QUALITY, compress, to_grey
+from data.datasets import Sample, add_map, make_sample
+from data.degradations import CLEAN, DEGRADATION_NAMES, DEGRADATIONS, Degradation
+from data.pairing import Pair
+from data.variety import QUALITY, Variety
 from net import AMPromptIR
-from net.checkpoint import default_checkpoint, load_network
+from net.checkpoint import Trained, default_checkpoint, load_network
 from net.weights import ENDING
 from options import (
     DEFAULT_CHECKPOINT_HELP,
     Parser,
+    batch_size,
+    clean_photos,
     gpu_index,
     natural,
     path,
@@ -48,23 +51,31 @@ from options import (
 from scripts.export import to_safetensors
 from utils.devices import choose_device
 from utils.errors import UserError, run
-from utils.image_io import check_writable, list_images, read_image, to_tensor, write_whole
+from utils.image_io import check_writable, read_image, write_whole
+from utils.metrics import psnr
 from utils.schedules import rate_factor
 from utils.tables import format_markdown
 
 UNHARMED = "clean"
-# of each photograph; None is the whole of it, where that is no larger than WHOLE
-SIDES = {UNHARMED: (256, 256, None), "dehaze": (256, 256, 256, None), "derain": (256, 256, None)}
-NOISY_SIDES = (256,)  # of each level of noise
+# samples of a photograph, by their sides in pixels; None is the whole of it, up to WHOLE
+PATCH = 256
+SIDES = {
+    UNHARMED: (PATCH, PATCH, None),
+    "derain": (PATCH, PATCH, None),
+    "dehaze": (PATCH, PATCH, PATCH, None),
+}
+NOISY_SIDES = (PATCH,)  # of each level of noise
 HELD_OUT_SIDES = (None,)
-WHOLE = 512  # pixels
-SMALLEST = 64
+WHOLE = 512
+GRID = 64  # sides are multiples of it, so that many samples have one shape
 GREY, COMPRESSED = 0.15, 0.12  # shares of the samples
 OTHER_NOISE, RANGE = 0.25, (0.6, 1.2)  # share of another standard deviation, relative to the level
 # of a mistake: haze by the PSNR of the hazy picture in dB, linearly from one end to the other
-HAZE_COSTS = ((24.0, 0.25), (10.0, 2.0))
+HAZE_COSTS = ((10.0, 24.0), (2.0, 0.25))
 CLEAN_COST = 1.3
-FIDELITY = 5.0  # weight of the departure from the former stage's output, relative to its variance
+FIDELITY = 5.0  # weight of the departure from what was handed on, relative to its variance
+LEAST_VARIANCE = 1e-8
+SAMPLES_OF_VARIANCE = 128
 LARGEST_GRADIENT = 1.0
 
 
@@ -79,7 +90,7 @@ class Features(NamedTuple):
 class Stage(nn.Module):
     """The latent blocks of a network and the layer that weighs the degradations there.
 
-    Shape: (B, C, H/8, W/8) -> the same, and scores (B, K).
+    Shape: (B, C, H/8, W/8), which may be overwritten -> the same, and scores (B, K).
     """
 
     def __init__(self, net: AMPromptIR) -> None:
@@ -88,15 +99,103 @@ class Stage(nn.Module):
         self.weigh = net.prompts[-1].generate.weigh
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        x = self.latent(x.clone())  # which may be overwritten
+        x = self.latent(x)
         return x, self.weigh(x.mean(dim=(2, 3)))
+
+
+class Refit:
+    """Trains the stage of a network in place.
+
+    Args:
+        samples: what to train on; `fit` draws from them.
+        rows: of the scores, the one that belongs to each kind.
+    """
+
+    def __init__(self, net: AMPromptIR, samples: list[Features], rows: dict[str, int], seed: int):
+        self.stage = Stage(net)
+        self.former = copy.deepcopy(self.stage).requires_grad_(False)
+        self.samples = samples
+        self.rows = rows
+        self.device = next(net.parameters()).device
+        self.generator = np.random.default_rng(seed)
+        some = self.generator.permutation(len(samples))[:SAMPLES_OF_VARIANCE]
+        handed_on = (self.former(self._inputs([samples[item]]))[0] for item in some)
+        variance = torch.stack([x.var((0, 2, 3)) for x in handed_on]).mean(dim=0)
+        self.variance = variance.clamp_min(LEAST_VARIANCE)[:, None, None]
+
+    def fit(self, steps: int, patches: int, lr: float) -> None:
+        """Train to weigh right, and to hand on what it did before.
+
+        Args:
+            patches: in a batch; of larger samples as many as have no more pixels.
+
+        Raises:
+            UserError: the training diverged.
+        """
+        by_shape: dict[torch.Size, list[Features]] = {}
+        for sample in self.samples:
+            by_shape.setdefault(sample.inputs.shape, []).append(sample)
+        groups = list(by_shape.values())
+        shares = np.array([len(group) for group in groups]) / len(self.samples)
+
+        self.stage.requires_grad_(True)
+        optimizer = torch.optim.AdamW(self.stage.parameters(), lr, (0.9, 0.99), weight_decay=0)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: rate_factor("cosine", step, steps, 1)
+        )
+        progress = tqdm(range(steps), "fitting", unit="step")
+        for _ in progress:
+            group = groups[self.generator.choice(len(groups), p=shares)]
+            positions = group[0].inputs[0].numel()
+            size = max(1, patches * (PATCH // 8) ** 2 // max(positions, (PATCH // 8) ** 2))
+            batch = [group[item] for item in self.generator.permutation(len(group))[:size]]
+            right = torch.tensor([self.rows[sample.kind] for sample in batch], device=self.device)
+            costs = torch.tensor([sample.cost for sample in batch], device=self.device)
+
+            departure, scores = self._departure(batch)
+            mistakes = (F.cross_entropy(scores, right, reduction="none") * costs).mean()
+            loss = mistakes + FIDELITY * departure
+            if not loss.isfinite():
+                raise UserError(f"--lr {lr:g}: the training diverged; give a smaller one")
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(self.stage.parameters(), LARGEST_GRADIENT)
+            optimizer.step()
+            schedule.step()
+            progress.set_postfix(mistakes=f"{mistakes:.3f}", departure=f"{departure:.5f}")
+
+    @torch.no_grad()
+    def measure(self, tests: list[Features]) -> tuple[Counter[str], float]:
+        """How many of each kind have the greatest weight where it belongs, and the departure.
+
+        The departure of what is handed on from what it was, relative to its variance; the mean.
+        """
+        right: Counter[str] = Counter()
+        departures = []
+        for sample in tests:
+            departure, scores = self._departure([sample])
+            departures.append(float(departure))
+            right[sample.kind] += int(scores.argmax() == self.rows[sample.kind])
+        return right, float(np.mean(departures))
+
+    def _departure(self, samples: list[Features]) -> tuple[Tensor, Tensor]:
+        x = self._inputs(samples)
+        with torch.no_grad():
+            before = self.former(x.clone())[0]
+        after, scores = self.stage(x)
+        return ((after - before).square() / self.variance).mean(), scores
+
+    def _inputs(self, samples: list[Features]) -> Tensor:
+        """The inputs of samples of one shape, float32 (B, C, H/8, W/8)."""
+        inputs = torch.stack([sample.inputs for sample in samples]).to(self.device).float()
+        return inputs.contiguous(memory_format=torch.channels_last)
 
 
 def main() -> int:
     options = parse()
-    photos = list_images(options.clean)
+    photos = clean_photos(options.clean)
     held_out = photos[:: options.hold_out]
-    trained_on = [photo for photo in photos if photo not in set(held_out)]
+    trained_on = [file for index, file in enumerate(photos) if index % options.hold_out]
     if not trained_on:
         raise UserError(
             f"--clean {options.clean}: {len(photos)} photographs, of which --hold_out "
@@ -105,36 +204,38 @@ def main() -> int:
     device = choose_device(options.cuda)
     trained = load_network(options.ckpt_name or default_checkpoint())
     print(f"{trained.description['checkpoint']}: {trained.describe()}", flush=True)
-    net = trained.net
-    known = trained.description["trained"] or ()
-    kinds = [entry for entry in DEGRADATIONS if entry.name in known]
-    if not isinstance(net, AMPromptIR) or all(entry.task != CLEAN.name for entry in kinds):
-        raise UserError(
-            f"{trained.description['checkpoint']}: expected am_promptir, trained on noise among "
-            "others; give another with --ckpt_name"
-        )
+    kinds, rows = kinds_of(trained)
     check_writable(options.output.parent)
     for photo in photos:  # what is wrong with one is told of before the long work
-        if min(read_image(photo).shape[:2]) < SMALLEST:
-            raise UserError(f"{photo}: smaller than {SMALLEST} pixels a side; leave it out")
+        if min(read_image(photo).shape[:2]) < GRID:
+            raise UserError(f"{photo}: smaller than {GRID} pixels a side; leave it out")
 
-    net.to(device)
-    rows = {entry.name: row for row, entry in enumerate(DEGRADATIONS)}
-    rows[UNHARMED] = min(rows[entry.name] for entry in kinds if entry.task == CLEAN.name)
-    sides = {entry.name: SIDES.get(entry.name, NOISY_SIDES) for entry in kinds}
-    sides[UNHARMED] = SIDES[UNHARMED]
-    samples = list(look(net, trained_on, sides, options.seed))
-    tests = list(look(net, held_out, dict.fromkeys(sides, HELD_OUT_SIDES), options.seed + 1))
-    before = taken_right(Stage(net), tests, rows)
-    fit(Stage(net), samples, rows, options)
-    after = taken_right(Stage(net), tests, rows)
+    net = trained.net.to(device)
+    sides = {kind: SIDES.get(kind, NOISY_SIDES) for kind in kinds}
+    samples = list(look(net, trained_on, kinds, sides, options.seed))
+    sides = dict.fromkeys(kinds, HELD_OUT_SIDES)
+    tests = list(look(net, held_out, kinds, sides, options.seed + 1))
+    refit = Refit(net, samples, rows, options.seed)
+    before, _ = refit.measure(tests)
+    refit.fit(options.steps, options.batch_size, options.lr)
+    if options.half:
+        net.half().float()  # what the file will hold is measured
+    after, departure = refit.measure(tests)
+    if not departure < 1:
+        raise UserError(
+            f"--lr {options.lr:g}: the training diverged, what the stage hands on is lost; give a "
+            "smaller one"
+        )
+    print(f"\ntaken for what they are, of {len(held_out)} held out:\n")
+    figures = [(kind, str(before[kind]), str(after[kind])) for kind in kinds]
+    print(format_markdown(["kind", "before", "after"], figures))
+    print(f"\ndeparture of what is handed on: {departure:.2%} of its variance", flush=True)
+
+    done = {"steps": options.steps, "seed": options.seed, "of": trained.description["sha256"]}
+    net.origin["hyper_parameters"]["refitted"] = done
     content = to_safetensors(trained, options.half)
     write_whole(options.output, lambda file: file.write(content))
-
-    print(f"\ntaken for what they are, of {len(held_out)} held out:\n")
-    figures = [(kind, str(before[kind]), str(after[kind])) for kind in sides]
-    print(format_markdown(["kind", "before", "after"], figures))
-    print(f"\n{options.output}: {len(content) / 1e6:.1f} MB")
+    print(f"{options.output}: {len(content) / 1e6:.1f} MB")
     return 0
 
 
@@ -145,7 +246,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--output", type=path, required=True, help=f"file to write, *{ENDING}")
     parser.add_argument("--half", action="store_true", help="float16 weights")
     parser.add_argument("--steps", type=positive, default=700)
-    parser.add_argument("--batch_size", type=positive, default=24, help="of patches")
+    parser.add_argument("--batch_size", type=batch_size, default=24, help="of patches")
     parser.add_argument("--lr", type=positive_float, default=1.5e-3, help="peak learning rate")
     parser.add_argument("--hold_out", type=positive, default=9, help="every n-th photograph")
     parser.add_argument("--cuda", type=gpu_index, help="index of the GPU, -1 for the CPU")
@@ -158,124 +259,97 @@ def parse() -> argparse.Namespace:
     return options
 
 
+def kinds_of(trained: Trained) -> tuple[dict[str, Degradation], dict[str, int]]:
+    """What the network was trained for, and the row of each; clean ones go with the lightest noise.
+
+    Raises:
+        UserError: it has no such stage, was not trained on noise, or its rows are not known.
+    """
+    name = trained.description["checkpoint"]
+    known = trained.description["trained"]
+    kinds = {entry.name: entry for entry in DEGRADATIONS if entry.name in known}
+    noise = [entry for entry in kinds.values() if entry.task == CLEAN.name]
+    if not isinstance(trained.net, AMPromptIR) or not noise:
+        raise UserError(
+            f"{name}: expected a network am_promptir that was trained on noise (alone, or among "
+            "others); give another with --ckpt_name"
+        )
+    names = trained.degradations or list(DEGRADATION_NAMES)
+    if len(names) != trained.net.num_degradations or not kinds.keys() <= set(names):
+        raise UserError(
+            f"{name}: which degradation each of its {trained.net.num_degradations} rows is for is "
+            f"not known; expected {' '.join(DEGRADATION_NAMES)}; give another with --ckpt_name"
+        )
+    kinds[UNHARMED] = noise[0]
+    return kinds, {kind: names.index(entry.name) for kind, entry in kinds.items()}
+
+
 @torch.no_grad()
 def look(
-    net: AMPromptIR, photos: list[Path], sides: dict[str, tuple[int | None, ...]], seed: int
+    net: AMPromptIR,
+    photos: list[Path],
+    kinds: dict[str, Degradation],
+    sides: dict[str, tuple[int | None, ...]],
+    seed: int,
 ) -> Iterator[Features]:
-    """The stage's inputs for each photograph, damaged as `sides` says."""
+    """The stage's inputs for each photograph, damaged as `kinds` and `sides` say.
+
+    Raises:
+        UserError: one is beyond 16 bits.
+    """
     device = next(net.parameters()).device
     wanted = [(kind, side) for kind, found in sides.items() for side in found]
-    degradations = {entry.name: entry for entry in DEGRADATIONS}
     with net.weights_kept():
         for index, file in enumerate(tqdm(photos, "looking", unit="photo")):
-            photo = read_image(file)
+            photo, known = read_image(file), {}
             for turn, (kind, side) in enumerate(wanted):
                 generator = np.random.default_rng((seed, index, turn))
-                degraded, cost = damage(photo, degradations.get(kind), side, generator)
-                x = net.embed(to_tensor(degraded)[None].to(device))
+                images = add_map([photo], kinds[kind], Pair(None, file), known)
+                sample = take(images, kinds[kind], side, kind == UNHARMED, generator)
+                x = net.embed(sample.degraded[None].to(device))
                 for encoder, downsample in zip(net.encoders, net.downsamples, strict=True):
                     x = downsample(encoder(x))
-                yield Features(x[0].half().cpu(), kind, cost)
+                x = x[0].half().cpu()
+                if not x.isfinite().all():
+                    raise UserError(
+                        f"{file}: the network makes more of it than 16 bits hold; use another "
+                        "checkpoint"
+                    )
+                yield Features(x, kind, cost_of(sample, kind))
 
 
-def damage(
-    photo: np.ndarray,
-    degradation: Degradation | None,
+def take(
+    images: list[np.ndarray],
+    degradation: Degradation,
     side: int | None,
+    untouched: bool,
     generator: np.random.Generator,
-) -> tuple[np.ndarray, float]:
-    """A part of a photograph after a degradation or none, and what it costs not to see it."""
+) -> Sample:
+    """A window of a photograph (of its map as well), mirrored half of the time, and damaged."""
+    size = images[-1].shape[:2]
+    height, width = (min(side or WHOLE, length) // GRID * GRID for length in size)
+    top = int(generator.integers(size[0] - height + 1))
+    left = int(generator.integers(size[1] - width + 1))
+    images = [image[top : top + height, left : left + width] for image in images]
     if generator.random() < 0.5:
-        photo = np.ascontiguousarray(photo[:, ::-1])
-    if generator.random() < GREY:
-        photo = to_grey(photo)
-    degraded = photo
-    if degradation and degradation.synthesis:
-        degraded = degradation.synthesis.apply(photo, generator)
-    elif degradation:
-        other = generator.random() < OTHER_NOISE
-        sigma = degradation.sigma * (generator.uniform(*RANGE) if other else 1)
-        degraded = add_noise(photo, sigma, generator, rounded=True)
-    if generator.random() < COMPRESSED:
-        degraded = compress(degraded, int(generator.integers(QUALITY[0], QUALITY[1] + 1)))
-    height, width = (min(side or WHOLE, length) // 8 * 8 for length in photo.shape[:2])
-    top = int(generator.integers(photo.shape[0] - height + 1))
-    left = int(generator.integers(photo.shape[1] - width + 1))
-    cut = np.s_[top : top + height, left : left + width]
-    degraded, clean = np.ascontiguousarray(degraded[cut]), photo[cut]
-    if degradation is None:
-        return degraded, CLEAN_COST
-    if degradation.task != "dehaze":
-        return degraded, 1.0
-    error = float(np.square(degraded / 255 - clean / 255).mean())
-    (light, least), (dense, most) = HAZE_COSTS
-    psnr = -10 * math.log10(max(error, 1e-9))
-    return degraded, float(np.interp(psnr, (dense, light), (most, least)))
-
-
-def fit(
-    stage: Stage, samples: list[Features], rows: dict[str, int], options: argparse.Namespace
-) -> None:
-    """Train the stage to weigh right, and to hand on what it did before."""
-    torch.manual_seed(options.seed)
-    generator = np.random.default_rng(options.seed)
-    former = copy.deepcopy(stage).requires_grad_(False)
-    stage.requires_grad_(True)
-    device = next(stage.parameters()).device
-    by_shape: dict[torch.Size, list[Features]] = {}
-    for sample in samples:
-        by_shape.setdefault(sample.inputs.shape[1:], []).append(sample)
-    groups = list(by_shape.values())
-    shares = np.array([len(group) for group in groups]) / len(samples)
-    variance = torch.stack(
-        [former(batch_of([sample], device))[0].var((0, 2, 3)) for sample in samples[::40]]
-    ).mean(dim=0)[:, None, None]
-    patch = SIDES[UNHARMED][0] ** 2 / 64  # positions
-
-    optimizer = torch.optim.AdamW(stage.parameters(), options.lr, (0.9, 0.99), weight_decay=0)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: rate_factor("cosine", step, options.steps, 1)
+        images = [np.ascontiguousarray(image[:, ::-1]) for image in images]
+    compressed = generator.random() < COMPRESSED
+    variety = Variety(
+        grey=generator.random() < GREY,
+        quality=int(generator.integers(QUALITY[0], QUALITY[1] + 1)) if compressed else None,
+        untouched=untouched,
+        noise=generator.uniform(*RANGE) if generator.random() < OTHER_NOISE else 1.0,
     )
-    progress = tqdm(range(options.steps), "fitting", unit="step")
-    for _ in progress:
-        group = groups[generator.choice(len(groups), p=shares)]
-        size = options.batch_size
-        if group[0].inputs[0].numel() > patch:
-            size = math.ceil(size / 2)
-        batch = [group[item] for item in generator.integers(len(group), size=size)]
-        x = batch_of(batch, device)
-        right = torch.tensor([rows[sample.kind] for sample in batch], device=device)
-        costs = torch.tensor([sample.cost for sample in batch], device=device)
-
-        handed_on, scores = stage(x)
-        mistakes = (F.cross_entropy(scores, right, reduction="none") * costs).mean()
-        departure = ((handed_on - former(x)[0]).square() / variance).mean()
-        loss = mistakes + FIDELITY * departure
-        if not loss.isfinite():
-            raise UserError(f"--lr {options.lr:g}: the training diverged; give a smaller one")
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(stage.parameters(), LARGEST_GRADIENT)
-        optimizer.step()
-        schedule.step()
-        progress.set_postfix(mistakes=f"{mistakes:.3f}", departure=f"{departure:.5f}")
+    return make_sample(images, degradation, Pair(None, Path()), generator, variety=variety)
 
 
-def batch_of(samples: list[Features], device: torch.device) -> Tensor:
-    """The inputs of samples of one shape, float32 (B, C, H/8, W/8)."""
-    inputs = torch.stack([sample.inputs for sample in samples]).float().to(device)
-    return inputs.contiguous(memory_format=torch.channels_last)
-
-
-@torch.no_grad()
-def taken_right(stage: Stage, tests: list[Features], rows: dict[str, int]) -> dict[str, int]:
-    """How many pictures of each kind have the greatest weight where it belongs."""
-    device = next(stage.parameters()).device
-    right = dict.fromkeys((sample.kind for sample in tests), 0)
-    for sample in tests:
-        scores = stage(batch_of([sample], device))[1]
-        right[sample.kind] += int(scores.argmax() == rows[sample.kind])
-    return right
+def cost_of(sample: Sample, kind: str) -> float:
+    """What it costs to take a sample for something else."""
+    if kind == UNHARMED:
+        return CLEAN_COST
+    if kind == "dehaze":
+        return float(np.interp(psnr(sample.degraded, sample.clean), *HAZE_COSTS))
+    return 1.0
 
 
 if __name__ == "__main__":

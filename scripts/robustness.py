@@ -24,10 +24,18 @@ from data.degradations import DEGRADATIONS
 from data.transforms import add_noise
 from data.variety import compress, to_grey
 from net.checkpoint import default_checkpoint, load_network
-from options import DEFAULT_CHECKPOINT_HELP, Parser, gpu_index, natural, path, positive
+from options import (
+    DEFAULT_CHECKPOINT_HELP,
+    Parser,
+    clean_photos,
+    gpu_index,
+    natural,
+    path,
+    positive,
+)
 from utils.devices import choose_device
-from utils.errors import UserError, run
-from utils.image_io import list_images, read_image, to_tensor
+from utils.errors import run
+from utils.image_io import read_image, to_tensor
 from utils.inference import restore
 from utils.metrics import psnr
 from utils.statistics import interval_of_mean
@@ -92,9 +100,7 @@ def main() -> int:
     parser.add_argument("--cuda", type=gpu_index, help="index of the GPU, -1 for the CPU")
     parser.add_argument("--seed", type=natural, default=0, help="of the damage")
     options = parser.parse_args()
-    photos = list_images(options.clean)[:: options.every]
-    if not photos:
-        raise UserError(f"--clean {options.clean}: no folder with pictures; give another")
+    photos = clean_photos(options.clean)[:: options.every]
     for file in photos:  # a damaged one is told of before any is restored
         read_image(file)
     device = choose_device(options.cuda)

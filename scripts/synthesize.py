@@ -24,9 +24,9 @@ import numpy as np
 from tqdm import tqdm
 
 from data.samples import write_training_images
-from options import Parser, natural, positive
+from options import Parser, clean_photos, natural, positive
 from utils.errors import UserError, run
-from utils.image_io import check_writable, list_images, read_image
+from utils.image_io import check_writable, read_image
 
 
 def main() -> int:
@@ -60,15 +60,13 @@ def find_photos(options: argparse.Namespace) -> dict[str, Path]:
         UserError: there is none, or two have one name.
     """
     photos: dict[str, Path] = {}
-    for path in list_images(options.clean):
+    for path in clean_photos(options.clean):
         other = photos.setdefault(path.stem.replace("_", "-"), path)
         if other is not path:
             raise UserError(
                 f"{other} and {path}: the pairs of both would have one name ('_' becomes '-', the "
                 "ending is dropped); rename one"
             )
-    if not photos:
-        raise UserError(f"--clean {options.clean}: no photographs there; give a folder of them")
     return photos
 
 

@@ -122,7 +122,7 @@ def test_robustness(run_script, fails, photos, tmp_path):
         assert all(5 < before < 40 for before, *_ in figures[name])
     differences = [after - versus for _, after, versus in both]
     assert f" {np.mean(differences):+.2f} " in row
-    assert "no folder with pictures" in fails("scripts/robustness", *flags, tmp_path)
+    assert "no pictures in it" in fails("scripts/robustness", *flags, tmp_path)
     (tmp_path / "photos" / "last.png").write_bytes(b"no picture")
     result = run_script("scripts/robustness", *flags, tmp_path / "photos")
     assert result.code == 2 and "last.png" in result.err

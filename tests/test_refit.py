@@ -1,19 +1,22 @@
 """Learning anew what a trained network takes pictures for, without touching the rest of it."""
 
-from argparse import Namespace
-
 import numpy as np
 import pytest
 import torch
 
+import scripts.refit
+from data.datasets import add_map
 from data.degradations import DEGRADATIONS
+from data.pairing import Pair
 from net.checkpoint import BESIDE_CODE, SHIPPED, load_network
-from scripts.refit import UNHARMED, Features, Stage, damage, fit, taken_right
+from scripts.refit import UNHARMED, Features, Refit, cost_of, kinds_of, look, take
 from tests.conftest import save_untrained
+from utils.errors import UserError
 from utils.image_io import write_image
 from utils.metrics import psnr
 
 TINY = BESIDE_CODE / SHIPPED[-1]
+TABLE = {entry.name: entry for entry in DEGRADATIONS}
 
 
 @pytest.fixture
@@ -23,14 +26,34 @@ def folder(photos, tmp_path):
     return tmp_path / "photos"
 
 
-def test_only_the_stage_changes(run_script, folder, tmp_path):
-    new = tmp_path / "new.safetensors"
-    flags = ["--clean", folder, "--ckpt_name", TINY, "--steps", 2, "--batch_size", 2, "--cuda", -1]
-    result = run_script("scripts/refit", *flags, "--output", new)
-    assert result.code == 0, result.err
-    assert "of 1 held out" in result.out and "| dehaze" in result.out
+@pytest.fixture
+def large(photos):
+    """640 x 768."""
+    return np.kron(photos[0], np.ones((8, 8, 1), np.uint8))
 
-    before, after = load_network(TINY), load_network(new)
+
+def taken(photo, kind, side=256, seed=0):
+    degradation = TABLE.get(kind, TABLE["denoise_15"])
+    images = add_map([photo], degradation, Pair(None, "photo"))
+    return take(images, degradation, side, kind == UNHARMED, np.random.default_rng(seed))
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_only_the_stage_changes(run_script, folder, tmp_path, half):
+    flags = ["--clean", folder, "--ckpt_name", TINY, "--steps", 2, "--batch_size", 2, "--cuda", -1]
+    flags += ["--half"] * half
+    files = [tmp_path / f"{index}.safetensors" for index in range(3)]
+    for file, seed in zip(files, (5, 5, 6), strict=True):
+        result = run_script("scripts/refit", *flags, "--output", file, "--seed", seed)
+        assert result.code == 0, result.err
+        assert "of 1 held out" in result.out and "| dehaze" in result.out
+    contents = [file.read_bytes() for file in files]
+    assert contents[0] == contents[1] and contents[0] != contents[2]
+    assert (len(contents[0]) < 1.2 * TINY.stat().st_size) == half  # as that file is
+
+    before, after = load_network(TINY), load_network(files[0])
+    told = after.net.origin["hyper_parameters"].pop("refitted")
+    assert told == {"steps": 2, "seed": 5, "of": before.description["sha256"]}
     assert before.net.origin == after.net.origin
     changed = {
         name
@@ -44,38 +67,113 @@ def test_only_the_stage_changes(run_script, folder, tmp_path):
     assert any(name.startswith("latent.") for name in changed)
 
 
-def test_it_learns_and_hands_on_what_it_did():
+def fitted(fidelity, monkeypatch):
+    """A network whose stage learnt what one channel of 16 samples tells; how many it knew before,
+    and does after, the departure, and in dB how near its results with haze named stayed."""
+    monkeypatch.setattr(scripts.refit, "FIDELITY", fidelity)
     net = load_network(TINY).net
     rows = {UNHARMED: 0, "dehaze": 4}
     generator = torch.Generator().manual_seed(0)
     channels = net.latent[0].attention.channels
     samples = []
-    for index in range(16):  # told apart by one channel, which the network pays no heed to
-        inputs = torch.randn(channels, 8, 8, generator=generator)
+    for index in range(16):  # a channel that the network pays no heed to; of two shapes
+        inputs = torch.randn(channels, 8, 8 + index // 15, generator=generator)
         inputs[0] += 3 * (index % 2)
         samples.append(Features(inputs.half(), ("dehaze", UNHARMED)[index % 2], 1.0))
     image = torch.rand(1, 3, 64, 64, generator=generator)
     haze = torch.eye(5)[[4]]
     with torch.no_grad():
         before = net(image, haze)[0].clamp(0, 1)
-    right = sum(taken_right(Stage(net), samples, rows).values())
-    fit(Stage(net), samples, rows, Namespace(seed=0, steps=60, batch_size=8, lr=3e-3))
-    assert right < 16 and taken_right(Stage(net), samples, rows) == {UNHARMED: 8, "dehaze": 8}
+    refit = Refit(net, samples, rows, seed=0)
+    known, unmoved = refit.measure(samples)
+    assert unmoved == 0
+    refit.fit(steps=60, patches=8, lr=3e-3)
+    right, departure = refit.measure(samples)
     with torch.no_grad():
-        assert psnr(net(image, haze)[0].clamp(0, 1), before) > 30
+        return known.total(), right, departure, psnr(net(image, haze)[0].clamp(0, 1), before)
 
 
-def test_cost_and_size_of_samples(photos):
-    haze = next(entry for entry in DEGRADATIONS if entry.task == "dehaze")
-    photo = np.kron(photos[0], np.ones((8, 8, 1), np.uint8))  # 640 x 768
-    costs = []
-    for seed in range(12):
-        degraded, cost = damage(photo, haze, 256, np.random.default_rng(seed))
-        assert degraded.shape == (256, 256, 3)
-        costs.append(cost)
-    assert all(0.25 <= cost <= 2 for cost in costs) and max(costs) > 2 * min(costs)
-    assert damage(photo, None, None, np.random.default_rng(0))[0].shape == (512, 512, 3)
-    assert damage(photos[0], None, 256, np.random.default_rng(0))[0].shape == (80, 96, 3)
+def test_it_learns_and_hands_on_what_it_did(monkeypatch):
+    known, right, departure, nearness = fitted(5.0, monkeypatch)
+    assert known < 16 and right == {UNHARMED: 8, "dehaze": 8}
+    known, right, free_departure, free_nearness = fitted(0.0, monkeypatch)
+    assert known < 16 and right == {UNHARMED: 8, "dehaze": 8}
+    assert departure < 0.2 * free_departure and nearness > free_nearness + 10
+
+
+def test_damage(large):
+    clean = taken(large, UNHARMED, seed=1)
+    assert clean.untouched and psnr(clean.degraded, clean.clean) > 30  # JPEG at most
+    harm = [psnr(*taken(large, f"denoise_{sigma}")[:2]) for sigma in (15, 25, 50)]
+    assert np.allclose(harm, [24.6, 20.2, 14.6], atol=1)  # 20 log10(255 / sigma), a bit clipped
+    rainy = taken(large, "derain", seed=2)
+    assert (rainy.degraded - rainy.clean).mean() > 0.005  # streaks are bright
+    samples = [taken(large, UNHARMED, seed=seed) for seed in range(40)]
+    grey = [np.ptp(sample.clean.numpy(), axis=0).max() == 0 for sample in samples]
+    compressed = [not torch.equal(sample.degraded, sample.clean) for sample in samples]
+    assert 0 < sum(grey) < 20 and 0 < sum(compressed) < 20
+
+
+def test_the_denser_the_haze_the_dearer_a_mistake(large):
+    samples = [taken(large, "dehaze", seed=seed) for seed in range(12)]
+    harm = [psnr(sample.degraded, sample.clean) for sample in samples]
+    costs = [cost_of(sample, "dehaze") for sample in samples]
+    order = np.argsort(harm)
+    assert np.all(np.diff(np.array(costs)[order]) <= 0) and costs[order[0]] > 2 * costs[order[-1]]
+    assert all(0.25 <= cost <= 2 for cost in costs)
+
+
+def test_sizes(large, photos):
+    assert taken(large, "dehaze").degraded.shape == (3, 256, 256)
+    assert taken(large, UNHARMED, None).degraded.shape == (3, 512, 512)
+    assert taken(photos[0], "dehaze", None).degraded.shape == (3, 64, 64)  # of 80 x 96
+
+
+def test_training_and_held_out_photographs(folder):
+    trained = load_network(TINY)
+    kinds, rows = kinds_of(trained)
+    assert rows == {**{name: row for row, name in enumerate(TABLE)}, UNHARMED: 0}
+    sides = {"dehaze": (64,), UNHARMED: (64, None)}
+    files = sorted(folder.iterdir())
+    samples = list(look(trained.net, files[:2], kinds, sides, seed=0))
+    assert [sample.kind for sample in samples] == 2 * ["dehaze", UNHARMED, UNHARMED]
+    assert all(sample.inputs.dtype == torch.half for sample in samples)
+    again = list(look(trained.net, files[:2], kinds, sides, seed=0))
+    assert all(torch.equal(one.inputs, two.inputs) for one, two in zip(samples, again, strict=True))
+
+
+def test_features_beyond_16_bits(folder):
+    trained = load_network(TINY)
+    torch.nn.init.constant_(trained.net.downsamples[2].conv.weight, 1e6)
+    kinds, _ = kinds_of(trained)
+    with pytest.raises(UserError, match="than 16 bits hold"):
+        list(look(trained.net, sorted(folder.iterdir()), kinds, {UNHARMED: (64,)}, seed=0))
+
+
+def test_which_photographs_are_held_out(folder, tmp_path, monkeypatch):
+    seen = []
+
+    def note(net, photos, *others):
+        seen.append([photo.name for photo in photos])
+        return look(net, photos, *others)
+
+    flags = ["--clean", folder, "--ckpt_name", TINY, "--output", tmp_path / "new.safetensors"]
+    flags += ["--steps", 1, "--hold_out", 2, "--cuda", -1]
+    monkeypatch.setattr("scripts.refit.look", note)
+    monkeypatch.setattr("sys.argv", ["refit.py", *map(str, flags)])
+    assert scripts.refit.main() == 0
+    assert seen == [["1.png"], ["0.png", "2.png"]]
+
+
+def test_rows_of_another_order_or_number():
+    trained = load_network(TINY)
+    turned = trained._replace(degradations=trained.degradations[::-1])
+    expected = {**{name: 4 - row for row, name in enumerate(TABLE)}, UNHARMED: 4}
+    assert kinds_of(turned)[1] == expected
+    assert kinds_of(trained._replace(degradations=[]))[1][UNHARMED] == 0  # of a net without text
+    for names in (["denoise_15", "derain"], ["a", "b", "c", "d", "e"]):
+        with pytest.raises(UserError, match="is not known"):
+            kinds_of(trained._replace(degradations=names))
 
 
 def test_mistakes_of_a_user(fails, folder, photos, tmp_path):
@@ -85,15 +183,20 @@ def test_mistakes_of_a_user(fails, folder, photos, tmp_path):
         "scripts/refit", *flags, folder, "--output", tmp_path / "new.ckpt"
     )
     empty = tmp_path / "empty"
+    assert "no such folder" in fails("scripts/refit", *flags, empty, "--output", new)
     empty.mkdir()
-    assert "leaves none to train on" in fails("scripts/refit", *flags, empty, "--output", new)
+    assert "no pictures in it" in fails("scripts/refit", *flags, empty, "--output", new)
     assert "leaves none to train on" in fails(
         "scripts/refit", *flags, folder, "--output", new, "--hold_out", 1
     )
-    short = ["--steps", 20, "--batch_size", 2, "--lr", 1e30]
-    assert "--lr 1e+30: the training diverged" in fails(
-        "scripts/refit", *flags, folder, "--output", new, *short
+    assert "--batch_size" in fails(
+        "scripts/refit", *flags, folder, "--output", new, "--batch_size", 2**62
     )
+    for steps in (1, 20):
+        short = ["--steps", steps, "--batch_size", 2, "--lr", 1e30]
+        assert "--lr 1e+30: the training diverged" in fails(
+            "scripts/refit", *flags, folder, "--output", new, *short
+        )
     rain_only = save_untrained(tmp_path / "rain.ckpt")
     flags[3] = rain_only
     assert "trained on noise" in fails("scripts/refit", *flags, folder, "--output", new)
@@ -102,3 +205,4 @@ def test_mistakes_of_a_user(fails, folder, photos, tmp_path):
     assert "small.png: smaller than 64" in fails("scripts/refit", *flags, folder, "--output", new)
     new.touch()
     assert "is there already" in fails("scripts/refit", *flags, folder, "--output", new)
+    assert not new.read_bytes()
