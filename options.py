@@ -526,11 +526,12 @@ def clean_photos(folder: Path) -> list[Path]:
     """The pictures in the folder of `--clean`, sorted by name.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or the folder cannot be read.
     """
-    photos = list_images(folder)
+    errors: list[OSError] = []
+    photos = list_images(folder, on_error=errors.append)
     if not photos:
-        what = "no pictures in it" if folder.is_dir() else "no such folder"
+        what = str(errors[0].strerror).lower() if errors else "no pictures in it"
         raise UserError(f"--clean {folder}: {what}; give a folder of clean photographs")
     return photos
 

@@ -1,13 +1,13 @@
 """Learn anew what a network takes pictures for: python -m scripts.refit --clean DIR --output FILE
 
-Blind, the weights read off the image at the lowest resolution settle most of what a picture is
-taken for. Only the stage they are read from is trained here (the latent blocks and the layer that
-weighs), on its inputs, which are made once from photographs that are clean, in noise, in rain or in
-haze, and kept. What the stage hands on to the decoder is held to what it was, so that a degradation
-which is recognised is removed as before.
+For a network that was trained to tell degradations apart (`--classification_weight`). Blind, the
+weights read off the image at the lowest resolution settle most of what a picture is taken for. Only
+the stage they are read from is trained here (the latent blocks and the layer that weighs), on its
+inputs, which are made once from photographs that are clean, in noise, in rain or in haze, and kept.
+What the stage hands on to the decoder is held near what it was.
 
-A clean photograph counts to the lightest noise, which the network removes without changing much
-else. A mistake costs what it does to the picture: haze that is hardly seen may be missed.
+A clean photograph counts to the lightest noise that the network knows. A mistake in dense haze
+costs most; haze that is hardly seen may be missed.
 
 Every n-th photograph (`--hold_out`) is left out of the training, and tells before and after how
 many of each kind are taken for what they are. `--output` gets the whole network, as safetensors.
@@ -30,8 +30,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from data.damage import read_sizes
 from data.datasets import Sample, add_map, make_sample
-from data.degradations import CLEAN, DEGRADATION_NAMES, DEGRADATIONS, Degradation
+from data.degradations import DEGRADATION_NAMES, DEGRADATIONS, Degradation
 from data.pairing import Pair
 from data.variety import QUALITY, Variety
 from net import AMPromptIR
@@ -70,8 +71,8 @@ WHOLE = 512
 GRID = 64  # sides are multiples of it, so that many samples have one shape
 GREY, COMPRESSED = 0.15, 0.12  # shares of the samples
 OTHER_NOISE, RANGE = 0.25, (0.6, 1.2)  # share of another standard deviation, relative to the level
-# of a mistake: haze by the PSNR of the hazy picture in dB, linearly from one end to the other
-HAZE_COSTS = ((10.0, 24.0), (2.0, 0.25))
+# of a mistake, relative to one in rain or noise
+HAZE_COSTS = ((10.0, 24.0), (2.0, 0.25))  # by the hazy picture's PSNR in dB, linear between these
 CLEAN_COST = 1.3
 FIDELITY = 5.0  # weight of the departure from what was handed on, relative to its variance
 LEAST_VARIANCE = 1e-8
@@ -90,7 +91,8 @@ class Features(NamedTuple):
 class Stage(nn.Module):
     """The latent blocks of a network and the layer that weighs the degradations there.
 
-    Shape: (B, C, H/8, W/8), which may be overwritten -> the same, and scores (B, K).
+    Shape: (B, C, H/8, W/8), which may be overwritten -> the same, and scores (B, K) of the K
+    degradations.
     """
 
     def __init__(self, net: AMPromptIR) -> None:
@@ -107,11 +109,15 @@ class Refit:
     """Trains the stage of a network in place.
 
     Args:
+        net: whose latent blocks and last prompt block are trained.
         samples: what to train on; `fit` draws from them.
         rows: of the scores, the one that belongs to each kind.
+        seed: of what is drawn.
     """
 
-    def __init__(self, net: AMPromptIR, samples: list[Features], rows: dict[str, int], seed: int):
+    def __init__(
+        self, net: AMPromptIR, samples: list[Features], rows: dict[str, int], seed: int
+    ) -> None:
         self.stage = Stage(net)
         self.former = copy.deepcopy(self.stage).requires_grad_(False)
         self.samples = samples
@@ -152,7 +158,7 @@ class Refit:
             right = torch.tensor([self.rows[sample.kind] for sample in batch], device=self.device)
             costs = torch.tensor([sample.cost for sample in batch], device=self.device)
 
-            departure, scores = self._departure(batch)
+            departure, scores = self._run(batch)
             mistakes = (F.cross_entropy(scores, right, reduction="none") * costs).mean()
             loss = mistakes + FIDELITY * departure
             if not loss.isfinite():
@@ -173,12 +179,13 @@ class Refit:
         right: Counter[str] = Counter()
         departures = []
         for sample in tests:
-            departure, scores = self._departure([sample])
+            departure, scores = self._run([sample])
             departures.append(float(departure))
             right[sample.kind] += int(scores.argmax() == self.rows[sample.kind])
         return right, float(np.mean(departures))
 
-    def _departure(self, samples: list[Features]) -> tuple[Tensor, Tensor]:
+    def _run(self, samples: list[Features]) -> tuple[Tensor, Tensor]:
+        """The departure, and the scores (B, K), of samples of one shape."""
         x = self._inputs(samples)
         with torch.no_grad():
             before = self.former(x.clone())[0]
@@ -194,46 +201,48 @@ class Refit:
 def main() -> int:
     options = parse()
     photos = clean_photos(options.clean)
+    for photo, size in read_sizes([Pair(None, photo) for photo in photos], decoded=True).items():
+        if min(size) < GRID:
+            raise UserError(f"{photo}: smaller than {GRID} pixels a side; leave it out")
     held_out = photos[:: options.hold_out]
     trained_on = [file for index, file in enumerate(photos) if index % options.hold_out]
     if not trained_on:
         raise UserError(
-            f"--clean {options.clean}: {len(photos)} photographs, of which --hold_out "
-            f"{options.hold_out} leaves none to train on; give a folder of more"
+            f"--clean {options.clean}: of {len(photos)} photographs --hold_out "
+            f"{options.hold_out} leaves none to train on; give at least two photographs and 2"
         )
     device = choose_device(options.cuda)
     trained = load_network(options.ckpt_name or default_checkpoint())
     print(f"{trained.description['checkpoint']}: {trained.describe()}", flush=True)
     kinds, rows = kinds_of(trained)
     check_writable(options.output.parent)
-    for photo in photos:  # what is wrong with one is told of before the long work
-        if min(read_image(photo).shape[:2]) < GRID:
-            raise UserError(f"{photo}: smaller than {GRID} pixels a side; leave it out")
+    to_safetensors(trained, options.half)  # what cannot be packed is told of before the long work
 
     net = trained.net.to(device)
     sides = {kind: SIDES.get(kind, NOISY_SIDES) for kind in kinds}
     samples = list(look(net, trained_on, kinds, sides, options.seed))
-    sides = dict.fromkeys(kinds, HELD_OUT_SIDES)
-    tests = list(look(net, held_out, kinds, sides, options.seed + 1))
+    whole = dict.fromkeys(kinds, HELD_OUT_SIDES)
+    tests = list(look(net, held_out, kinds, whole, options.seed + 1))
     refit = Refit(net, samples, rows, options.seed)
     before, _ = refit.measure(tests)
     refit.fit(options.steps, options.batch_size, options.lr)
-    if options.half:
-        net.half().float()  # what the file will hold is measured
-    after, departure = refit.measure(tests)
+    _, departure = refit.measure(tests)
     if not departure < 1:
         raise UserError(
             f"--lr {options.lr:g}: the training diverged, what the stage hands on is lost; give a "
             "smaller one"
         )
+    keys = ("steps", "batch_size", "lr", "hold_out", "seed")
+    done = {"of": trained.description["sha256"]} | {key: vars(options)[key] for key in keys}
+    net.origin["hyper_parameters"]["refitted"] = done
+    content = to_safetensors(trained, options.half)
+    if options.half:
+        net.half().float()  # what the file holds is measured
+    after, departure = refit.measure(tests)
     print(f"\ntaken for what they are, of {len(held_out)} held out:\n")
     figures = [(kind, str(before[kind]), str(after[kind])) for kind in kinds]
     print(format_markdown(["kind", "before", "after"], figures))
     print(f"\ndeparture of what is handed on: {departure:.2%} of its variance", flush=True)
-
-    done = {"steps": options.steps, "seed": options.seed, "of": trained.description["sha256"]}
-    net.origin["hyper_parameters"]["refitted"] = done
-    content = to_safetensors(trained, options.half)
     write_whole(options.output, lambda file: file.write(content))
     print(f"{options.output}: {len(content) / 1e6:.1f} MB")
     return 0
@@ -263,16 +272,21 @@ def kinds_of(trained: Trained) -> tuple[dict[str, Degradation], dict[str, int]]:
     """What the network was trained for, and the row of each; clean ones go with the lightest noise.
 
     Raises:
-        UserError: it has no such stage, was not trained on noise, or its rows are not known.
+        UserError: it has no such stage, was not trained on noise, or its rows mean nothing known.
     """
     name = trained.description["checkpoint"]
     known = trained.description["trained"]
     kinds = {entry.name: entry for entry in DEGRADATIONS if entry.name in known}
-    noise = [entry for entry in kinds.values() if entry.task == CLEAN.name]
+    noise = [entry for entry in kinds.values() if entry.sigma is not None]
     if not isinstance(trained.net, AMPromptIR) or not noise:
         raise UserError(
             f"{name}: expected a network am_promptir that was trained on noise (alone, or among "
             "others); give another with --ckpt_name"
+        )
+    if not trained.net.origin["hyper_parameters"].get("classification_weight"):
+        raise UserError(
+            f"{name}: was not trained to tell degradations apart, so its weights stand for none; "
+            "give a checkpoint of train.py --classification_weight (0.02, say)"
         )
     names = trained.degradations or list(DEGRADATION_NAMES)
     if len(names) != trained.net.num_degradations or not kinds.keys() <= set(names):
@@ -344,7 +358,7 @@ def take(
 
 
 def cost_of(sample: Sample, kind: str) -> float:
-    """What it costs to take a sample for something else."""
+    """What it costs to take a sample for something else: 0.25 to 2, 1 in rain and noise."""
     if kind == UNHARMED:
         return CLEAN_COST
     if kind == "dehaze":

@@ -20,7 +20,9 @@ import numpy as np
 from torch import Tensor
 from tqdm import tqdm
 
+from data.damage import read_sizes
 from data.degradations import DEGRADATIONS
+from data.pairing import Pair
 from data.transforms import add_noise
 from data.variety import compress, to_grey
 from net.checkpoint import default_checkpoint, load_network
@@ -101,8 +103,7 @@ def main() -> int:
     parser.add_argument("--seed", type=natural, default=0, help="of the damage")
     options = parser.parse_args()
     photos = clean_photos(options.clean)[:: options.every]
-    for file in photos:  # a damaged one is told of before any is restored
-        read_image(file)
+    read_sizes([Pair(None, photo) for photo in photos], decoded=True)  # a damaged one is told of
     device = choose_device(options.cuda)
     names = [options.ckpt_name or default_checkpoint()] + [options.versus] * bool(options.versus)
     trained = [load_network(name) for name in names]

@@ -1,5 +1,7 @@
 """Learning anew what a trained network takes pictures for, without touching the rest of it."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -8,8 +10,9 @@ import scripts.refit
 from data.datasets import add_map
 from data.degradations import DEGRADATIONS
 from data.pairing import Pair
+from data.synthesis import Synthesis
 from net.checkpoint import BESIDE_CODE, SHIPPED, load_network
-from scripts.refit import UNHARMED, Features, Refit, cost_of, kinds_of, look, take
+from scripts.refit import UNHARMED, Features, Refit, Stage, cost_of, kinds_of, look, take
 from tests.conftest import save_untrained
 from utils.errors import UserError
 from utils.image_io import write_image
@@ -17,6 +20,14 @@ from utils.metrics import psnr
 
 TINY = BESIDE_CODE / SHIPPED[-1]
 TABLE = {entry.name: entry for entry in DEGRADATIONS}
+
+
+def show_map(image, found, generator):
+    """In place of damage: the map in the last channel."""
+    return np.dstack([image[..., :2], found.astype(np.uint8)])
+
+
+COPY = TABLE["dehaze"]._replace(synthesis=Synthesis(show_map))
 
 
 @pytest.fixture
@@ -53,7 +64,8 @@ def test_only_the_stage_changes(run_script, folder, tmp_path, half):
 
     before, after = load_network(TINY), load_network(files[0])
     told = after.net.origin["hyper_parameters"].pop("refitted")
-    assert told == {"steps": 2, "seed": 5, "of": before.description["sha256"]}
+    assert told["of"] == before.description["sha256"]
+    assert (told["steps"], told["batch_size"], told["seed"]) == (2, 2, 5)
     assert before.net.origin == after.net.origin
     changed = {
         name
@@ -101,6 +113,21 @@ def test_it_learns_and_hands_on_what_it_did(monkeypatch):
     assert departure < 0.2 * free_departure and nearness > free_nearness + 10
 
 
+def test_the_dearer_label_wins_and_all_shapes_are_drawn():
+    net = load_network(TINY).net
+    generator = torch.Generator().manual_seed(0)
+    samples, right = [], []
+    for size, dear in ((8, "dehaze"), (48, UNHARMED)):  # the latter of more pixels than a patch
+        inputs = torch.randn(net.latent[0].attention.channels, size, size, generator=generator)
+        for kind in ("dehaze", UNHARMED):
+            samples.append(Features(inputs.half(), kind, 3.0 if kind == dear else 0.3))
+            right.append(int(kind == dear))
+    refit = Refit(net, samples, {UNHARMED: 0, "dehaze": 4}, seed=0)
+    refit.fit(steps=60, patches=8, lr=3e-3)
+    found = [refit.measure([sample])[0].total() for sample in samples]
+    assert found == right
+
+
 def test_damage(large):
     clean = taken(large, UNHARMED, seed=1)
     assert clean.untouched and psnr(clean.degraded, clean.clean) > 30  # JPEG at most
@@ -123,23 +150,52 @@ def test_the_denser_the_haze_the_dearer_a_mistake(large):
     assert all(0.25 <= cost <= 2 for cost in costs)
 
 
+def test_windows():
+    """A photograph of its own coordinates, and its map, stay together."""
+    rows, columns = np.mgrid[:128, :192].astype(np.uint8)
+    photo, seen = np.stack([rows, columns, rows], axis=2), set()
+    for seed in range(40):
+        images = [columns.astype(np.float32), photo]
+        window = take(images, COPY, 64, False, np.random.default_rng(seed)).degraded * 255
+        if window[0, 0, 0] == window[0, 0, 1] and window[0, 1, 0] - window[0, 0, 0] == 1:
+            step = int(window[1, 0, 1] - window[1, 0, 0])
+            assert torch.equal(window[1], window[2]) and abs(step) == 1
+            seen.add((int(window[0, 0, 0]), step))
+    assert len({top for top, _ in seen}) > 5 and {step for _, step in seen} == {1, -1}
+
+
 def test_sizes(large, photos):
     assert taken(large, "dehaze").degraded.shape == (3, 256, 256)
     assert taken(large, UNHARMED, None).degraded.shape == (3, 512, 512)
     assert taken(photos[0], "dehaze", None).degraded.shape == (3, 64, 64)  # of 80 x 96
 
 
-def test_training_and_held_out_photographs(folder):
+@torch.no_grad()
+def test_features_are_what_the_stage_takes_in(large, tmp_path):
+    write_image(tmp_path / "0.png", large[:256, :256])
+    write_image(tmp_path / "1.png", large[-256:, -256:])
+    files = sorted(tmp_path.iterdir())
     trained = load_network(TINY)
     kinds, rows = kinds_of(trained)
     assert rows == {**{name: row for row, name in enumerate(TABLE)}, UNHARMED: 0}
-    sides = {"dehaze": (64,), UNHARMED: (64, None)}
-    files = sorted(folder.iterdir())
-    samples = list(look(trained.net, files[:2], kinds, sides, seed=0))
-    assert [sample.kind for sample in samples] == 2 * ["dehaze", UNHARMED, UNHARMED]
-    assert all(sample.inputs.dtype == torch.half for sample in samples)
-    again = list(look(trained.net, files[:2], kinds, sides, seed=0))
+    sides = {"dehaze": (64, 64), UNHARMED: (None,)}
+    samples = list(look(trained.net, files, kinds, sides, seed=0))
+    assert [sample.kind for sample in samples] == 2 * ["dehaze", "dehaze", UNHARMED]
+    again = list(look(trained.net, files, kinds, sides, seed=0))
     assert all(torch.equal(one.inputs, two.inputs) for one, two in zip(samples, again, strict=True))
+    others = list(look(trained.net, files, kinds, sides, seed=1))
+    found = [sample.inputs for sample in samples + others if sample.kind == "dehaze"]
+    assert not any(torch.equal(one, two) for one, two in itertools.combinations(found, 2))
+
+    clean = take(
+        [large[:256, :256]], TABLE["denoise_15"], None, True, np.random.default_rng((0, 0, 2))
+    )
+    taken_in = []
+    trained.net.latent.register_forward_pre_hook(lambda module, x: taken_in.append(x[0].clone()))
+    scores = trained.net(clean.degraded[None], with_scores=True)[1][:, 0]
+    inputs = samples[2].inputs[None]
+    assert torch.equal(inputs, taken_in[0].half())
+    assert torch.allclose(Stage(trained.net)(inputs.float())[1], scores, atol=0.02)
 
 
 def test_features_beyond_16_bits(folder):
@@ -183,7 +239,7 @@ def test_mistakes_of_a_user(fails, folder, photos, tmp_path):
         "scripts/refit", *flags, folder, "--output", tmp_path / "new.ckpt"
     )
     empty = tmp_path / "empty"
-    assert "no such folder" in fails("scripts/refit", *flags, empty, "--output", new)
+    assert "no such file or directory" in fails("scripts/refit", *flags, empty, "--output", new)
     empty.mkdir()
     assert "no pictures in it" in fails("scripts/refit", *flags, empty, "--output", new)
     assert "leaves none to train on" in fails(
@@ -197,9 +253,14 @@ def test_mistakes_of_a_user(fails, folder, photos, tmp_path):
         assert "--lr 1e+30: the training diverged" in fails(
             "scripts/refit", *flags, folder, "--output", new, *short
         )
-    rain_only = save_untrained(tmp_path / "rain.ckpt")
-    flags[3] = rain_only
+    untrained = tmp_path / "rain.ckpt"
+    flags[3] = save_untrained(untrained)
     assert "trained on noise" in fails("scripts/refit", *flags, folder, "--output", new)
+    content = torch.load(untrained, weights_only=True)
+    content["hyper_parameters"]["trained"] = ["denoise_25"]
+    torch.save(content, untrained)
+    message = fails("scripts/refit", *flags, folder, "--output", new)
+    assert "was not trained to tell degradations apart" in message
     flags[3] = TINY
     write_image(folder / "small.png", photos[0][:40])
     assert "small.png: smaller than 64" in fails("scripts/refit", *flags, folder, "--output", new)
