@@ -152,8 +152,8 @@ class Refit:
         progress = tqdm(range(steps), "fitting", unit="step")
         for _ in progress:
             group = groups[self.generator.choice(len(groups), p=shares)]
-            positions = group[0].inputs[0].numel()
-            size = max(1, patches * (PATCH // 8) ** 2 // max(positions, (PATCH // 8) ** 2))
+            larger = group[0].inputs[0].numel() / (PATCH // 8) ** 2  # than a patch
+            size = max(1, int(patches / max(1, larger)))
             batch = [group[item] for item in self.generator.permutation(len(group))[:size]]
             right = torch.tensor([self.rows[sample.kind] for sample in batch], device=self.device)
             costs = torch.tensor([sample.cost for sample in batch], device=self.device)
