@@ -10,7 +10,8 @@ A clean photograph counts to the lightest noise that the network knows. A mistak
 costs most; haze that is hardly seen may be missed.
 
 Every n-th photograph (`--hold_out`) is left out of the training, and tells before and after how
-many of each kind are taken for what they are. `--output` gets the whole network, as safetensors.
+many of each kind are taken for what they are. `--output` gets the whole network, as safetensors; a
+run that is stopped leaves nothing.
 """
 
 if __name__ == "__main__":
@@ -19,6 +20,7 @@ if __name__ == "__main__":
 # isort: split
 import argparse
 import copy
+import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -209,13 +211,12 @@ def main() -> int:
     if not trained_on:
         raise UserError(
             f"--clean {options.clean}: of {len(photos)} photographs --hold_out "
-            f"{options.hold_out} leaves none to train on; give at least two photographs and 2"
+            f"{options.hold_out} leaves none to train on; give two or more of both"
         )
     device = choose_device(options.cuda)
     trained = load_network(options.ckpt_name or default_checkpoint())
     print(f"{trained.description['checkpoint']}: {trained.describe()}", flush=True)
     kinds, rows = kinds_of(trained)
-    check_writable(options.output.parent)
     to_safetensors(trained, options.half)  # what cannot be packed is told of before the long work
 
     net = trained.net.to(device)
@@ -254,7 +255,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--ckpt_name", type=path, metavar="FILE", help=DEFAULT_CHECKPOINT_HELP)
     parser.add_argument("--output", type=path, required=True, help=f"file to write, *{ENDING}")
     parser.add_argument("--half", action="store_true", help="float16 weights")
-    parser.add_argument("--steps", type=positive, default=700)
+    parser.add_argument("--steps", type=positive, default=700, help="of the training")
     parser.add_argument("--batch_size", type=batch_size, default=24, help="of patches")
     parser.add_argument("--lr", type=positive_float, default=1.5e-3, help="peak learning rate")
     parser.add_argument("--hold_out", type=positive, default=9, help="every n-th photograph")
@@ -262,9 +263,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seed", type=natural, default=0, help="of everything random")
     options = parser.parse_args()
     if options.output.suffix != ENDING:
-        raise UserError(f"--output {options.output}: expected a name ending in {ENDING}")
-    if options.output.exists():
+        raise UserError(f"--output {options.output}: expected a file name like new{ENDING}")
+    if os.path.lexists(options.output):
         raise UserError(f"--output {options.output}: is there already; give another name")
+    check_writable(options.output.parent)
     return options
 
 

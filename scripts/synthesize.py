@@ -24,15 +24,15 @@ import numpy as np
 from tqdm import tqdm
 
 from data.samples import write_training_images
-from options import Parser, clean_photos, natural, positive
+from options import Parser, clean_photos, natural, path, positive
 from utils.errors import UserError, run
 from utils.image_io import check_writable, read_image
 
 
 def main() -> int:
     parser = Parser(__doc__.splitlines()[0])
-    parser.add_argument("--clean", type=Path, required=True, help="folder of clean photographs")
-    parser.add_argument("--output", type=Path, required=True, help="a new folder for the pairs")
+    parser.add_argument("--clean", type=path, required=True, help="folder of clean photographs")
+    parser.add_argument("--output", type=path, required=True, help="a new folder for the pairs")
     parser.add_argument("--variants", type=positive, default=1, help="of rain and haze each")
     parser.add_argument("--seed", type=natural, default=0, help="of rain and haze")
     options = parser.parse_args()
@@ -41,10 +41,10 @@ def main() -> int:
     data_set = options.clean.absolute().name.lstrip(".")  # what begins with a dot is not read
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as temporary:
         pairs = Path(temporary, "pairs")  # renamed when all of them are written
-        for index, (name, path) in enumerate(tqdm(photos.items(), "writing", unit="photo")):
+        for index, (name, photo) in enumerate(tqdm(photos.items(), "writing", unit="photo")):
             seeds = [(options.seed, index, variant) for variant in range(options.variants)]
             generators = map(np.random.default_rng, seeds)
-            write_training_images(pairs, data_set, name, read_image(path), generators)
+            write_training_images(pairs, data_set, name, read_image(photo), generators)
         if output.is_dir():
             output.rmdir()
         pairs.rename(output)
@@ -60,11 +60,11 @@ def find_photos(options: argparse.Namespace) -> dict[str, Path]:
         UserError: there is none, or two have one name.
     """
     photos: dict[str, Path] = {}
-    for path in clean_photos(options.clean):
-        other = photos.setdefault(path.stem.replace("_", "-"), path)
-        if other is not path:
+    for photo in clean_photos(options.clean):
+        other = photos.setdefault(photo.stem.replace("_", "-"), photo)
+        if other is not photo:
             raise UserError(
-                f"{other} and {path}: the pairs of both would have one name ('_' becomes '-', the "
+                f"{other} and {photo}: the pairs of both would have one name ('_' becomes '-', the "
                 "ending is dropped); rename one"
             )
     return photos

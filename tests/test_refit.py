@@ -99,7 +99,7 @@ def fitted(fidelity, monkeypatch):
     refit = Refit(net, samples, rows, seed=0)
     known, unmoved = refit.measure(samples)
     assert unmoved == 0
-    refit.fit(steps=60, patches=8, lr=3e-3)
+    refit.fit(steps=100, patches=8, lr=3e-3)
     right, departure = refit.measure(samples)
     with torch.no_grad():
         return known.total(), right, departure, psnr(net(image, haze)[0].clamp(0, 1), before)
@@ -107,9 +107,9 @@ def fitted(fidelity, monkeypatch):
 
 def test_it_learns_and_hands_on_what_it_did(monkeypatch):
     known, right, departure, nearness = fitted(5.0, monkeypatch)
-    assert known < 16 and right == {UNHARMED: 8, "dehaze": 8}
+    assert known < 10 and min(right[UNHARMED], right["dehaze"]) >= 7
     known, right, free_departure, free_nearness = fitted(0.0, monkeypatch)
-    assert known < 16 and right == {UNHARMED: 8, "dehaze": 8}
+    assert known < 10 and min(right[UNHARMED], right["dehaze"]) >= 7
     assert departure < 0.2 * free_departure and nearness > free_nearness + 10
 
 
@@ -235,7 +235,7 @@ def test_rows_of_another_order_or_number():
 def test_mistakes_of_a_user(fails, folder, photos, tmp_path):
     flags = ["--cuda", -1, "--ckpt_name", TINY, "--clean"]
     new = tmp_path / "new.safetensors"
-    assert "expected a name ending in .safetensors" in fails(
+    assert "expected a file name like new.safetensors" in fails(
         "scripts/refit", *flags, folder, "--output", tmp_path / "new.ckpt"
     )
     empty = tmp_path / "empty"

@@ -409,7 +409,7 @@ def test_photographs_become_pairs_to_train_on(run_script, fails, train_flags, ph
     flags = ["--clean", tmp_path / "clean", "--output", tmp_path / "Train"]
     assert run_script("scripts/synthesize", *flags, "--variants", 2).code == 0
     assert "is not empty" in fails("scripts/synthesize", *flags)
-    assert "no photographs" in fails("scripts/synthesize", "--clean", tmp_path, *flags[2:])
+    assert "no pictures in it" in fails("scripts/synthesize", "--clean", tmp_path, *flags[2:])
     folders = [
         f"--{task}_dir={tmp_path / 'Train' / task.title()}"
         for task in ("denoise", "derain", "dehaze")
