@@ -11,7 +11,8 @@ costs most; haze that is hardly seen may be missed.
 
 Every n-th photograph (`--hold_out`) is left out of the training, and tells before and after how
 many of each kind are taken for what they are. `--output` gets the whole network, as safetensors; a
-run that is stopped leaves nothing.
+run that is stopped leaves nothing. Photographs that by their names show scenes of a published test
+set are left out, as in train.py.
 """
 
 if __name__ == "__main__":
@@ -34,8 +35,9 @@ from tqdm import tqdm
 
 from data.damage import read_sizes
 from data.datasets import Sample, add_map, make_sample
-from data.degradations import DEGRADATION_NAMES, DEGRADATIONS, Degradation
+from data.degradations import CLEAN, DEGRADATION_NAMES, DEGRADATIONS, Degradation
 from data.pairing import Pair
+from data.scenes import TEST_SCENES, describe_overlaps, leave_out
 from data.variety import QUALITY, Variety
 from net import AMPromptIR
 from net.checkpoint import Trained, default_checkpoint, load_network
@@ -202,8 +204,13 @@ class Refit:
 
 def main() -> int:
     options = parse()
-    photos = clean_photos(options.clean)
-    for photo, size in read_sizes([Pair(None, photo) for photo in photos], decoded=True).items():
+    pairs = [Pair(None, photo) for photo in clean_photos(options.clean)]
+    pairs, overlaps = leave_out(pairs, CLEAN.name)
+    if overlaps:
+        scenes = describe_overlaps(overlaps, TEST_SCENES)
+        print(f"left out: photographs that by their names show {scenes}")
+    photos = [pair.clean for pair in pairs]
+    for photo, size in read_sizes(pairs, decoded=True).items():
         if min(size) < GRID:
             raise UserError(f"{photo}: smaller than {GRID} pixels a side; leave it out")
     held_out = photos[:: options.hold_out]
@@ -360,7 +367,7 @@ def take(
 
 
 def cost_of(sample: Sample, kind: str) -> float:
-    """What it costs to take a sample for something else: 0.25 to 2, 1 in rain and noise."""
+    """What it costs to take a sample for something else: 1 in rain and noise, 0.25 to 2 in haze."""
     if kind == UNHARMED:
         return CLEAN_COST
     if kind == "dehaze":

@@ -206,7 +206,7 @@ def test_features_beyond_16_bits(folder):
         list(look(trained.net, sorted(folder.iterdir()), kinds, {UNHARMED: (64,)}, seed=0))
 
 
-def test_which_photographs_are_held_out(folder, tmp_path, monkeypatch):
+def test_which_photographs_are_held_out(folder, capsys, photos, tmp_path, monkeypatch):
     seen = []
 
     def note(net, photos, *others):
@@ -215,10 +215,13 @@ def test_which_photographs_are_held_out(folder, tmp_path, monkeypatch):
 
     flags = ["--clean", folder, "--ckpt_name", TINY, "--output", tmp_path / "new.safetensors"]
     flags += ["--steps", 1, "--hold_out", 2, "--cuda", -1]
+    write_image(folder / "101085.png", photos[0])
     monkeypatch.setattr("scripts.refit.look", note)
     monkeypatch.setattr("sys.argv", ["refit.py", *map(str, flags)])
     assert scripts.refit.main() == 0
     assert seen == [["1.png"], ["0.png", "2.png"]]
+    told = "left out: photographs that by their names show 1 scene of CBSD68"
+    assert told in capsys.readouterr().out
 
 
 def test_rows_of_another_order_or_number():
