@@ -19,6 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from net.windows import is_eager_gpu
+
+ALIGNMENT = 8  # of channels: a GPU convolves other numbers of them slowly, or pads them itself
+
 
 class SMAM(nn.Module):
     """Local convolutions and a global gate from the row means and column means.
@@ -58,15 +62,18 @@ class SMAM(nn.Module):
             [self.local_channels, self.channels], dim=1
         )
         local = local[:, :, 0, 0]  # (C, 2C)
-        return (
-            self.strip_gate.weight,
-            self.strip_gate.bias,
-            self.local_in.weight,
-            self.local_in.bias,
-            torch.einsum("om,mihw->oihw", local, self.local_out.weight),
-            torch.mv(local, self.local_out.bias),
-            project_global,
-        )
+        weight = torch.einsum("om,mihw->oihw", local, self.local_out.weight)
+        bias = torch.mv(local, self.local_out.bias)
+        local_in = self.local_in.weight, self.local_in.bias
+        if is_eager_gpu(weight):
+            more_in, more_out = (-count % ALIGNMENT for count in (len(local_in[1]), len(bias)))
+            local_in = (
+                F.pad(local_in[0], (0, 0, 0, 0, 0, 0, 0, more_in)),
+                F.pad(local_in[1], (0, more_in)),
+            )
+            weight = F.pad(weight, (0, 0, 0, 0, 0, more_in, 0, more_out))
+            bias = F.pad(bias, (0, more_out))
+        return self.strip_gate.weight, self.strip_gate.bias, *local_in, weight, bias, project_global
 
     @staticmethod
     def compute(
@@ -82,7 +89,13 @@ class SMAM(nn.Module):
         project_global: Tensor,
     ) -> Tensor:
         """The function, from strips and from weights in the order of `prepare`."""
-        gate = F.conv2d((rows + columns).relu_(), gate_weight, gate_bias).sigmoid()  # (B, C, H, W)
         local = F.conv2d(x, local_in_weight, local_in_bias).relu_()  # (B, 2C, H, W)
         local = F.conv2d(local, local_out_weight, local_out_bias, padding=1)  # (B, C, H, W)
+        if is_eager_gpu(x):
+            from net import fused
+
+            strips = fused.SpreadStrips.apply(rows, columns)
+            gated = fused.Gate.apply(F.conv2d(strips, gate_weight, gate_bias), x)
+            return fused.AddFirst.apply(local, F.conv2d(gated, project_global))
+        gate = F.conv2d((rows + columns).relu_(), gate_weight, gate_bias).sigmoid()  # (B, C, H, W)
         return local + F.conv2d(gate * x, project_global)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from net.depthwise import depthwise
+from net.windows import is_eager_gpu
 
 
 class FFN(nn.Module):
@@ -49,7 +50,14 @@ class FFN(nn.Module):
         return self.compute(x, *self.prepare())
 
     def prepare(self) -> tuple[Tensor, ...]:
-        """The weights for `compute`: of each half the even hidden channels, then the odd ones."""
+        """The weights for `compute`: of each half the even hidden channels, then the odd ones.
+
+        On a GPU, where one kernel brings each channel to its place: as they are.
+        """
+        if is_eager_gpu(self.project_in.weight):
+            layers = self.depthwise_3x3, self.depthwise_5x5, self.merge_3x3, self.merge_5x5
+            kernels = (layer.weight.reshape(-1, 1, *layer.kernel_size) for layer in layers)
+            return self.project_in.weight, *kernels, self.project_out.weight
 
         def reorder(layer: nn.Conv2d) -> Tensor:
             halves = layer.weight.chunk(2)
@@ -65,7 +73,30 @@ class FFN(nn.Module):
         )
 
     @staticmethod
-    def compute(
+    def compute(x: Tensor, *weights: Tensor) -> Tensor:
+        """The function, from weights in the order of `prepare`."""
+        return (FFN._compute_in_kernels if is_eager_gpu(x) else FFN._compute)(x, *weights)
+
+    @staticmethod
+    def _compute_in_kernels(
+        x: Tensor,
+        project_in: Tensor,
+        depthwise_3x3: Tensor,
+        depthwise_5x5: Tensor,
+        merge_3x3: Tensor,
+        merge_5x5: Tensor,
+        project_out: Tensor,
+    ) -> Tensor:
+        from net import fused
+
+        x = F.conv2d(x, project_in)  # (B, 2h, H, W)
+        mixed = fused.Exchange.apply(depthwise(x, depthwise_3x3), depthwise(x, depthwise_5x5))
+        kernels = merge_3x3, merge_5x5
+        merged = (depthwise(part, kernel) for part, kernel in zip(mixed, kernels, strict=True))
+        return F.conv2d(fused.MergePairs.apply(*merged), project_out)
+
+    @staticmethod
+    def _compute(
         x: Tensor,
         project_in: Tensor,
         depthwise_3x3: Tensor,
@@ -76,7 +107,6 @@ class FFN(nn.Module):
         second_5x5: Tensor,
         project_out: Tensor,
     ) -> Tensor:
-        """The function, from weights in the order of `prepare`."""
         hidden = len(first_3x3)
         parts = [(hidden + 1) // 2, hidden // 2] * 2  # even and odd channels of both halves
 

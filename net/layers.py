@@ -16,11 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils._triton import has_triton
 
 from net.attention import SMAM
 from net.feedforward import FFN
-from net.windows import add_in_windows
+from net.windows import add_in_windows, is_eager_gpu
 
 EPSILON = 1e-5
 KEEPING = threading.Lock()  # threads may restore with one network at once
@@ -45,7 +44,7 @@ class ChannelLayerNorm(nn.LayerNorm):
 
 def normalise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """What `ChannelLayerNorm` computes."""
-    if x.device.type == "cuda" and has_triton() and not torch.compiler.is_compiling():
+    if is_eager_gpu(x):
         from net.channel_norm import ChannelNorm
 
         return ChannelNorm.apply(x, weight, bias, EPSILON)
@@ -137,7 +136,7 @@ class Downsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels_out // 4, 3, padding=1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.pixel_unshuffle(self.conv(x), 2)
+        return _channels_last(F.pixel_unshuffle(self.conv(x), 2))
 
 
 class Upsample(nn.Module):
@@ -148,4 +147,9 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(channels, 4 * channels_out, 3, padding=1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.pixel_shuffle(self.conv(x), 2)
+        return _channels_last(F.pixel_shuffle(self.conv(x), 2))
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    """On a GPU shuffled pixels lie plane by plane, and all that is added to them would follow."""
+    return x.contiguous(memory_format=torch.channels_last)

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.utils._triton import has_triton
 
 WINDOW_BYTES = 9 * 2**20  # of the widest intermediate in float32 (PERFORMANCE.md has others)
 
@@ -67,6 +68,16 @@ def is_eager_cpu(x: Tensor) -> bool:
     return (
         x.device.type == "cpu"
         and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+    )
+
+
+def is_eager_gpu(x: Tensor) -> bool:
+    """Whether kernels written for the GPU apply (`net.fused`): Triton is there, no export."""
+    return (
+        x.device.type == "cuda"
+        and has_triton()
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
     )
