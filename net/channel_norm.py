@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-TILE = 4096  # values of a program's tile, of which it holds a few in registers
+TILE = 2048  # values of a program's tile, of which it holds a few in registers
 PROGRAMS = 1024  # at most, of the backward pass: each adds up gradients of weight and bias
 
 
@@ -29,7 +29,7 @@ class ChannelNorm(torch.autograd.Function):
         pixels, rows, columns = x.numel() // channels, *_tile(channels)
         result = torch.empty_like(x)
         _forward[(triton.cdiv(pixels, rows),)](
-            x, weight, bias, result, pixels, channels, epsilon, rows, columns
+            x, weight, bias, result, pixels, epsilon, channels, rows, columns
         )
         context.save_for_backward(x, weight)
         context.epsilon = epsilon
@@ -47,8 +47,8 @@ class ChannelNorm(torch.autograd.Function):
         sums = x.new_empty((2, programs, channels), dtype=torch.float32)
         _backward[(programs,)](
             *(x, weight, gradient, of_x, sums[0], sums[1]),
-            *(pixels, channels, context.epsilon, triton.cdiv(pixels, rows * programs)),
-            *(rows, columns),
+            *(pixels, context.epsilon, triton.cdiv(pixels, rows * programs)),
+            *(channels, rows, columns),
         )
         of_weight, of_bias = sums.sum(dim=1).to(weight.dtype)
         return of_x, of_weight, of_bias, None
@@ -61,7 +61,7 @@ def _tile(channels: int) -> tuple[int, int]:
 
 
 @triton.jit
-def _normal(x_pointer, row, channel, inside, channels, epsilon):
+def _normal(x_pointer, row, channel, inside, channels: tl.constexpr, epsilon):
     """The normalised values (rows, columns) of a tile, and the inverse deviation of each row."""
     x = tl.load(x_pointer + row * channels + channel, mask=inside, other=0.0).to(tl.float32)
     mean = tl.sum(x, axis=1, keep_dims=True) / channels
@@ -77,8 +77,8 @@ def _forward(
     bias_pointer,
     result_pointer,
     pixels,
-    channels,
     epsilon,
+    channels: tl.constexpr,
     rows: tl.constexpr,
     columns: tl.constexpr,
 ):
@@ -100,17 +100,17 @@ def _backward(
     of_weight_pointer,
     of_bias_pointer,
     pixels,
-    channels,
     epsilon,
     tiles,
+    channels: tl.constexpr,
     rows: tl.constexpr,
     columns: tl.constexpr,
 ):
     program = tl.program_id(0)
     channel = tl.arange(0, columns)[None, :]
     weight = tl.load(weight_pointer + channel, mask=channel < channels, other=0.0).to(tl.float32)
-    of_weight = tl.zeros((1, columns), tl.float32)
-    of_bias = tl.zeros((1, columns), tl.float32)
+    of_weight = tl.zeros((rows, columns), tl.float32)
+    of_bias = tl.zeros((rows, columns), tl.float32)
     first = program.to(tl.int64) * tiles * rows
     for tile in range(tiles):
         row = (first + tile * rows + tl.arange(0, rows))[:, None]
@@ -118,12 +118,14 @@ def _backward(
         place = row * channels + channel
         normal, inverse = _normal(x_pointer, row, channel, inside, channels, epsilon)
         gradient = tl.load(gradient_pointer + place, mask=inside, other=0.0).to(tl.float32)
-        of_weight += tl.sum(gradient * normal, axis=0, keep_dims=True)
-        of_bias += tl.sum(gradient, axis=0, keep_dims=True)
+        of_weight += gradient * normal
+        of_bias += gradient
         weighted = gradient * weight
         mean = tl.sum(weighted, axis=1, keep_dims=True) / channels
         along = tl.sum(weighted * normal, axis=1, keep_dims=True) / channels
         tl.store(of_x_pointer + place, (weighted - mean - normal * along) * inverse, mask=inside)
     sums = program * channels + channel
+    of_weight = tl.sum(of_weight, axis=0, keep_dims=True)
+    of_bias = tl.sum(of_bias, axis=0, keep_dims=True)
     tl.store(of_weight_pointer + sums, of_weight, mask=channel < channels)
     tl.store(of_bias_pointer + sums, of_bias, mask=channel < channels)
