@@ -5,6 +5,7 @@ import multiprocessing
 import signal
 import sys
 
+import cv2
 from torch.utils.data import DataLoader, Subset
 
 from data.datasets import TrainingSet, TrainingStream, ValidationSet
@@ -33,7 +34,7 @@ def make_loaders(
     shared = dict(
         num_workers=num_workers,
         pin_memory=pin_memory,
-        worker_init_fn=leave_signals_to_parent,
+        worker_init_fn=prepare_worker,
     )
     stream = TrainingStream(batches, batch_size, rank, num_processes)
     training_loader = DataLoader(
@@ -69,10 +70,14 @@ def allow_open_files(num_workers: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (needed, most))
 
 
-def leave_signals_to_parent(worker: int) -> None:
-    """A data loader's worker ends with its parent, which finishes its step first."""
+def prepare_worker(worker: int) -> None:
+    """A data loader's worker ends with its parent, which finishes its step first; it has one core.
+
+    OpenCV would start as many threads in each worker as there are cores.
+    """
     for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
+    cv2.setNumThreads(1)
 
 
 @atexit.register

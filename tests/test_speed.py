@@ -255,15 +255,32 @@ def test_a_compiled_training_saves_what_any_does(run_script, train_flags, monkey
         assert torch.allclose(value, compiled[name], atol=1e-3), name
 
 
-def test_one_kernel_normalises_as_layer_norm_does():
-    """The GPU's kernel, in Triton's interpreter on the CPU."""
+def run_kernels(script):
+    """What a script prints that runs the GPU's kernels on the CPU, in Triton's interpreter."""
     pytest.importorskip("triton", reason="comes with PyTorch for CUDA")
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    command = [sys.executable, "-c", NORMALISE]
+    command = [sys.executable, "-c", script]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    errors = [float(line) for line in done.stdout.split()]
+    return [float(value) for value in done.stdout.split()]
+
+
+def test_one_kernel_normalises_as_layer_norm_does():
+    errors = run_kernels(NORMALISE)
     assert len(errors) == 12 and max(errors) < 1e-5
+
+
+def test_fused_parts_compute_what_operations_do():
+    errors = run_kernels(FUSED)
+    assert len(errors) == 42 and max(errors) < 1e-5
+
+
+def test_a_network_of_kernels_is_the_straightforward_one():
+    """Outputs, those of kept weights, and gradients, of `tiny` and of blocks as published."""
+    values = run_kernels(WHOLE)
+    assert len(values) == 6
+    outputs, kept, gradients = (values[start::3] for start in range(3))
+    assert max(outputs + kept) < 1e-5 and max(gradients) < 1e-4
 
 
 NORMALISE = """
@@ -287,4 +304,70 @@ for channels, height, width in ((34, 5, 7), (68, 33, 20), (3, 1, 1)):
         results.append((result, *found))
     for ours, right in zip(*results, strict=True):
         print(((ours - right).norm() / (1e-3 + right.norm())).item())
+"""
+
+FUSED = """
+import torch
+from net.fused import AddFirst, Exchange, Gate, MergePairs, SpreadStrips
+
+def exchange(fine, coarse):
+    pairs = zip(fine.relu().chunk(2, dim=1), coarse.relu().chunk(2, dim=1))
+    return tuple(torch.cat(pair, dim=1) for pair in pairs)
+
+def merge(*images):
+    return torch.cat([image[:, ::2] + image[:, 1::2] for image in images], dim=1).relu()
+
+cases = []
+for batch, channels, height, width in ((2, 9, 35, 7), (1, 3, 5, 70), (2, 204, 33, 20)):
+    strips = torch.randn(batch, channels, height, 1), torch.randn(batch, channels, 1, width)
+    cases.append((SpreadStrips, lambda rows, columns: (rows + columns).relu(), strips))
+for hidden, height, width in ((5, 7, 9), (4, 33, 6), (45, 12, 11)):
+    images = torch.randn(2, 2, 2 * hidden, height, width)
+    cases += [(Exchange, exchange, images), (MergePairs, merge, images)]
+for channels, wide in ((5, 8), (68, 72)):
+    x, other = torch.randn(2, 2, channels, 7, 9)
+    cases.append((Gate, lambda scores, x: scores.sigmoid() * x, (x, other)))
+    added = torch.randn(2, wide, 7, 9), x
+    cases.append((AddFirst, lambda wide, x: wide[:, : x.shape[1]] + x, added))
+
+for ours, right, inputs in cases:
+    gradients = None
+    results = []
+    for dtype, function in ((torch.float32, ours.apply), (torch.float64, right)):
+        leaves = [value.to(dtype).requires_grad_() for value in inputs]
+        outputs = function(*leaves)
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        gradients = gradients or [torch.randn_like(output) for output in outputs]
+        found = torch.autograd.grad(outputs, leaves, [value.to(dtype) for value in gradients])
+        results.append((*outputs, *found))
+    for one, other in zip(*results, strict=True):
+        assert one.shape == other.shape
+        print(((one - other).norm() / other.norm()).item())
+"""
+
+WHOLE = """
+import torch
+from net import AMPromptIR, attention, feedforward, layers
+from tests.straightforward import Straightforward
+
+for module in (attention, feedforward, layers):
+    module.is_eager_gpu = lambda x: True
+published = dict(width=10, blocks=(1, 1, 1, 1), refinement_blocks=0, prompt_sizes=(4, 2, 2))
+for arguments in (AMPromptIR.configurations["tiny"], published):
+    torch.manual_seed(0)
+    net = AMPromptIR(**arguments, text="learned").double()
+    for parameter in net.parameters():
+        parameter.data.add_(0.02 * torch.randn_like(parameter))
+    image = torch.rand(2, 3, 8, 16).double()
+    gradients = []
+    for function in (Straightforward(net), net):
+        output = function(image)
+        found = torch.autograd.grad((output - 0.3).square().mean(), list(net.parameters()))
+        gradients.append(torch.cat([value.flatten() for value in found]))
+        if function is not net:
+            expected = output
+    with torch.no_grad(), net.weights_kept():
+        kept = net(image)
+    print((output - expected).abs().max().item(), (kept - expected).abs().max().item())
+    print(((gradients[1] - gradients[0]).norm() / gradients[0].norm()).item())
 """
