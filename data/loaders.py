@@ -71,9 +71,9 @@ def allow_open_files(num_workers: int) -> None:
 
 
 def prepare_worker(worker: int) -> None:
-    """A data loader's worker ends with its parent, which finishes its step first; it has one core.
+    """A data loader's worker ends with its parent, which finishes its step first.
 
-    OpenCV would start as many threads in each worker as there are cores.
+    OpenCV uses one thread in it, not as many as there are cores.
     """
     for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)

@@ -15,6 +15,8 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from net.launch import launch
+
 TILE = 2048  # values of a program's tile, of which it holds a few in registers
 PROGRAMS = 1024  # at most, of the backward pass: each adds up gradients of weight and bias
 
@@ -28,8 +30,9 @@ class ChannelNorm(torch.autograd.Function):
         channels = x.shape[1]
         pixels, rows, columns = x.numel() // channels, *_tile(channels)
         result = torch.empty_like(x)
-        _forward[(triton.cdiv(pixels, rows),)](
-            x, weight, bias, result, pixels, epsilon, channels, rows, columns
+        launch(
+            *(_forward, (triton.cdiv(pixels, rows),), x, weight, bias, result),
+            *(pixels, epsilon, channels, rows, columns),
         )
         context.save_for_backward(x, weight)
         context.epsilon = epsilon
@@ -45,8 +48,8 @@ class ChannelNorm(torch.autograd.Function):
         programs = min(PROGRAMS, triton.cdiv(pixels, rows))
         of_x = torch.empty_like(x)
         sums = x.new_empty((2, programs, channels), dtype=torch.float32)
-        _backward[(programs,)](
-            *(x, weight, gradient, of_x, sums[0], sums[1]),
+        launch(
+            *(_backward, (programs,), x, weight, gradient, of_x, sums[0], sums[1]),
             *(pixels, context.epsilon, triton.cdiv(pixels, rows * programs)),
             *(channels, rows, columns),
         )

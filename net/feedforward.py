@@ -8,7 +8,8 @@ Deviations: none in the function; an exact rewrite, equal up to rounding, makes 
 - The merging convolutions have h groups of two channels, for which there are only slow kernels. A
   group's output is a depth-wise convolution of its first channel plus one of its second. The hidden
   channels are put in another order (by that of the weights), so that the first channels of all
-  groups lie together, and so do the second.
+  groups lie together, and so do the second. On a GPU they keep their order, and one kernel adds the
+  two channels of every group (`net.fused`).
 """
 
 from collections.abc import Sequence
@@ -52,7 +53,7 @@ class FFN(nn.Module):
     def prepare(self) -> tuple[Tensor, ...]:
         """The weights for `compute`: of each half the even hidden channels, then the odd ones.
 
-        On a GPU, where one kernel brings each channel to its place: as they are.
+        On a GPU, where a kernel adds the channels of a group: in their own order.
         """
         if is_eager_gpu(self.project_in.weight):
             layers = self.depthwise_3x3, self.depthwise_5x5, self.merge_3x3, self.merge_5x5
@@ -75,7 +76,7 @@ class FFN(nn.Module):
     @staticmethod
     def compute(x: Tensor, *weights: Tensor) -> Tensor:
         """The function, from weights in the order of `prepare`."""
-        return (FFN._compute_in_kernels if is_eager_gpu(x) else FFN._compute)(x, *weights)
+        return (FFN._compute_in_kernels if is_eager_gpu(x) else FFN._compute_reordered)(x, *weights)
 
     @staticmethod
     def _compute_in_kernels(
@@ -90,13 +91,16 @@ class FFN(nn.Module):
         from net import fused
 
         x = F.conv2d(x, project_in)  # (B, 2h, H, W)
-        mixed = fused.Exchange.apply(depthwise(x, depthwise_3x3), depthwise(x, depthwise_5x5))
-        kernels = merge_3x3, merge_5x5
-        merged = (depthwise(part, kernel) for part, kernel in zip(mixed, kernels, strict=True))
-        return F.conv2d(fused.MergePairs.apply(*merged), project_out)
+        first, second = fused.Exchange.apply(
+            depthwise(x, depthwise_3x3), depthwise(x, depthwise_5x5)
+        )
+        del x  # and each map as soon as it was read: they are the peak of memory
+        first = depthwise(first, merge_3x3)
+        second = depthwise(second, merge_5x5)
+        return F.conv2d(fused.MergePairs.apply(first, second), project_out)
 
     @staticmethod
-    def _compute(
+    def _compute_reordered(
         x: Tensor,
         project_in: Tensor,
         depthwise_3x3: Tensor,

@@ -1,13 +1,13 @@
-"""Element-wise parts of SMAM and FFN, as one GPU kernel each and one more for its gradients.
+"""What SMAM and FFN do between their convolutions, as one GPU kernel each and one for gradients.
 
-Written one operation after another they read and write each map of a block many times over, and on
-a GPU that memory traffic, not the arithmetic, is what a training step takes. Here each part reads
-its inputs once and writes its outputs once, in float32 inside, whatever the maps are of.
+Written one operation after another these parts copy, add and compare the maps of a block many times
+over, which was about a quarter of a training step (PERFORMANCE.md). Here each reads its inputs once
+and writes its outputs once; what a program summed up for itself, PyTorch adds up after that.
 
 Shapes: B batch, C channels, H x W pixels, h hidden channels; channels last in memory.
 
-Deviations: none, results are equal up to rounding to the inputs' type. No atomic additions, so that
-a repeated run gives the same gradients.
+Deviations: none, results are equal up to rounding to float32 or the inputs' type, whichever is
+coarser. No atomic additions, so that a repeated run gives the same gradients.
 """
 
 import torch
@@ -15,6 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from net.launch import launch
 
 BLOCK = 1024  # values of a program
 TILE = 4096  # the same where a program adds up gradients
@@ -32,7 +34,8 @@ class SpreadStrips(torch.autograd.Function):
         width = columns.shape[2]
         result = rows.new_empty(batch, height, width, channels)
         blocks = triton.cdiv(width * channels, BLOCK)
-        _spread[(batch * height, blocks)](rows, columns, result, height, width, channels, BLOCK)
+        grid = batch * height, blocks
+        launch(_spread, grid, rows, columns, result, height, width, channels, BLOCK)
         context.save_for_backward(rows, columns)
         return result.permute(0, 3, 1, 2)
 
@@ -48,9 +51,9 @@ class SpreadStrips(torch.autograd.Function):
         tiles = triton.cdiv(width, side)
         of_rows = rows.new_empty((tiles, *rows.shape), dtype=torch.float32)
         of_columns = rows.new_empty((bands, *columns.shape), dtype=torch.float32)
-        _gather[(tiles, bands, batch)](
-            *(gradient, rows, columns, of_rows, of_columns, batch, height, width, channels),
-            *(side, padded, BAND),
+        launch(
+            *(_gather, (tiles, bands, batch), gradient, rows, columns, of_rows, of_columns),
+            *(batch, height, width, channels, side, padded, BAND),
         )
         return (
             of_rows.sum(dim=0).to(rows.dtype).permute(0, 3, 1, 2),
@@ -65,7 +68,7 @@ class Gate(torch.autograd.Function):
     def forward(context, scores: Tensor, x: Tensor) -> Tensor:
         scores, x = _channels_last(scores), _channels_last(x)
         result = torch.empty_like(x)
-        _gate[_blocks(x)](scores, x, result, x.numel(), BLOCK)
+        launch(_gate, _blocks(x), scores, x, result, x.numel(), BLOCK)
         context.save_for_backward(scores, x)
         return result
 
@@ -75,7 +78,7 @@ class Gate(torch.autograd.Function):
         scores, x = context.saved_tensors
         gradient = _channels_last(gradient)
         of_scores, of_x = torch.empty_like(scores), torch.empty_like(x)
-        _gate_back[_blocks(x)](gradient, scores, x, of_scores, of_x, x.numel(), BLOCK)
+        launch(_gate_back, _blocks(x), gradient, scores, x, of_scores, of_x, x.numel(), BLOCK)
         return of_scores, of_x
 
 
@@ -87,7 +90,7 @@ class AddFirst(torch.autograd.Function):
         wide, x = _channels_last(wide), _channels_last(x)
         result = torch.empty_like(x)
         channels = (wide.shape[1], x.shape[1])
-        _add_first[_blocks(x)](wide, x, result, x.numel(), *channels, BLOCK)
+        launch(_add_first, _blocks(x), wide, x, result, x.numel(), *channels, BLOCK)
         context.channels = wide.shape[1]
         return result
 
@@ -98,7 +101,7 @@ class AddFirst(torch.autograd.Function):
         batch, channels, height, width = gradient.shape
         of_wide = gradient.new_empty(batch, height, width, context.channels).permute(0, 3, 1, 2)
         widths = (context.channels, channels)
-        _widen[_blocks(of_wide)](gradient, of_wide, of_wide.numel(), *widths, BLOCK)
+        launch(_widen, _blocks(of_wide), gradient, of_wide, of_wide.numel(), *widths, BLOCK)
         return of_wide, gradient
 
 
@@ -113,7 +116,7 @@ class Exchange(torch.autograd.Function):
         fine, coarse = _channels_last(fine), _channels_last(coarse)
         first, second = torch.empty_like(fine), torch.empty_like(fine)
         hidden = fine.shape[1] // 2
-        _exchange[_blocks(fine)](fine, coarse, first, second, fine.numel(), hidden, BLOCK)
+        launch(_exchange, _blocks(fine), fine, coarse, first, second, fine.numel(), hidden, BLOCK)
         context.save_for_backward(first, second)
         return first, second
 
@@ -123,7 +126,8 @@ class Exchange(torch.autograd.Function):
         first, second = context.saved_tensors
         of_first, of_second = _channels_last(of_first), _channels_last(of_second)
         of_fine, of_coarse = torch.empty_like(first), torch.empty_like(first)
-        _exchange_back[_blocks(first)](
+        launch(
+            *(_exchange_back, _blocks(first)),
             *(of_first, of_second, first, second, of_fine, of_coarse),
             *(first.numel(), first.shape[1] // 2, BLOCK),
         )
@@ -141,7 +145,7 @@ class MergePairs(torch.autograd.Function):
         first, second = _channels_last(first), _channels_last(second)
         result = torch.empty_like(first)
         hidden = first.shape[1] // 2
-        _merge[_blocks(first)](first, second, result, first.numel(), hidden, BLOCK)
+        launch(_merge, _blocks(first), first, second, result, first.numel(), hidden, BLOCK)
         context.save_for_backward(result)
         return result
 
@@ -151,7 +155,8 @@ class MergePairs(torch.autograd.Function):
         (result,) = context.saved_tensors
         gradient = _channels_last(gradient)
         of_first, of_second = torch.empty_like(result), torch.empty_like(result)
-        _merge_back[_blocks(result)](
+        launch(
+            *(_merge_back, _blocks(result)),
             *(gradient, result, of_first, of_second),
             *(result.numel(), result.shape[1] // 2, BLOCK),
         )
@@ -181,6 +186,12 @@ def _load(pointer, place, inside):
 
 
 @triton.jit
+def _relu(x):
+    """NaN stays NaN, as in PyTorch: a network that overflows says so."""
+    return tl.maximum(x, 0.0, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
 def _spread(
     rows_pointer,
     columns_pointer,
@@ -196,7 +207,7 @@ def _spread(
     inside = place < values
     total = _load(rows_pointer + row * channels, place % channels, inside)
     total += _load(columns_pointer + (row // height) * values, place, inside)
-    tl.store(result_pointer + row * values + place, tl.maximum(total, 0.0), mask=inside)
+    tl.store(result_pointer + row * values + place, _relu(total), mask=inside)
 
 
 @triton.jit
@@ -227,7 +238,7 @@ def _gather(
         line = image * height + row
         rows = _load(rows_pointer, line * channels + channel, known)
         gradient = _load(gradient_pointer, (line * width + column) * channels + channel, inside)
-        gradient = tl.where(rows + columns > 0, gradient, 0.0)
+        gradient = tl.where(rows + columns <= 0, 0.0, gradient)
         of_columns += gradient
         of_rows = tl.sum(gradient, axis=0, keep_dims=True)
         place = (tile * batch * height + line) * channels + channel
@@ -307,8 +318,8 @@ def _exchange(
     place, _, channel = _place(2 * hidden, size)
     inside = place < values
     is_first = channel < hidden
-    fine = tl.maximum(_load(fine_pointer, place, inside), 0.0)
-    coarse = tl.maximum(_load(coarse_pointer, place, inside), 0.0)
+    fine = _relu(_load(fine_pointer, place, inside))
+    coarse = _relu(_load(coarse_pointer, place, inside))
     tl.store(first_pointer + place, fine, mask=inside & is_first)
     tl.store(first_pointer + place + hidden, coarse, mask=inside & is_first)
     tl.store(second_pointer + place - hidden, fine, mask=inside & (channel >= hidden))
@@ -340,9 +351,9 @@ def _exchange_back(
 
 @triton.jit
 def _passed(gradient_pointer, result_pointer, place, inside):
-    """The gradient where the result of a relu is above zero, otherwise 0."""
+    """The gradient, or 0 where the result of a relu is 0."""
     gradient = _load(gradient_pointer, place, inside)
-    return tl.where(_load(result_pointer, place, inside) > 0, gradient, 0.0)
+    return tl.where(_load(result_pointer, place, inside) <= 0, 0.0, gradient)
 
 
 @triton.jit
@@ -360,7 +371,7 @@ def _merge(
     is_second = (place < values) & (channel >= hidden)
     total = _load(first_pointer, pair, is_first) + _load(first_pointer, pair + 1, is_first)
     total += _load(second_pointer, pair, is_second) + _load(second_pointer, pair + 1, is_second)
-    tl.store(result_pointer + place, tl.maximum(total, 0.0), mask=place < values)
+    tl.store(result_pointer + place, _relu(total), mask=place < values)
 
 
 @triton.jit

@@ -73,7 +73,10 @@ class TransformerBlock(nn.Module):
         self._keepers = 0
 
     def forward(self, x: Tensor) -> Tensor:
-        kept = None if torch.is_grad_enabled() else self._kept
+        eager = (
+            not torch.compiler.is_compiling()
+        )  # what is compiled takes the weights in another form
+        kept = self._kept if eager and not torch.is_grad_enabled() else None
         attention_weights, feedforward_weights = kept or self._prepare()
         x = self._attend(x, attention_weights)
         return add_in_windows(
@@ -151,5 +154,5 @@ class Upsample(nn.Module):
 
 
 def _channels_last(x: Tensor) -> Tensor:
-    """On a GPU shuffled pixels lie plane by plane, and all that is added to them would follow."""
+    """Channels last in memory: a GPU leaves shuffled pixels in planes, and sums would follow."""
     return x.contiguous(memory_format=torch.channels_last)

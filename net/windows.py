@@ -74,7 +74,7 @@ def is_eager_cpu(x: Tensor) -> bool:
 
 
 def is_eager_gpu(x: Tensor) -> bool:
-    """Whether kernels written for the GPU apply (`net.fused`): Triton is there, no export."""
+    """Whether kernels written for the GPU apply: Triton is there, no compilation, no export."""
     return (
         x.device.type == "cuda"
         and has_triton()

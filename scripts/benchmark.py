@@ -358,7 +358,7 @@ def format_report(report: dict[str, Any]) -> str:
     lines += [f"{name}: {straight / value:.2f} times {ORACLE}" for name, value in extra.items()]
     lines.append(
         f"machine: {flops / 1e9:.0f} GFLOP/s in matrix products, {copied / 1e9:.1f} GB/s in copies "
-        "(moved: read and written by all operations, from cache or memory)"
+        "(moved: read and written by all operations of PyTorch, from cache or memory)"
     )
     return "\n".join(lines)
 

@@ -271,8 +271,10 @@ def test_one_kernel_normalises_as_layer_norm_does():
 
 
 def test_fused_parts_compute_what_operations_do():
+    """Outputs and gradients in float32 and bfloat16, and that NaN is not hidden."""
     errors = run_kernels(FUSED)
-    assert len(errors) == 42 and max(errors) < 1e-5
+    assert len(errors) == 2 * 42
+    assert max(errors[::2]) < 1e-5 and max(errors[1::2]) < 5e-3
 
 
 def test_a_network_of_kernels_is_the_straightforward_one():
@@ -331,18 +333,27 @@ for channels, wide in ((5, 8), (68, 72)):
     cases.append((AddFirst, lambda wide, x: wide[:, : x.shape[1]] + x, added))
 
 for ours, right, inputs in cases:
-    gradients = None
     results = []
-    for dtype, function in ((torch.float32, ours.apply), (torch.float64, right)):
-        leaves = [value.to(dtype).requires_grad_() for value in inputs]
+    gradients = None
+    for value in inputs:  # a relu of exactly 0
+        value[..., :2, :1] = 0
+    functions = (torch.float32, ours.apply), (torch.bfloat16, ours.apply), (torch.float64, right)
+    for dtype, function in functions:
+        leaves = [value.bfloat16().to(dtype).requires_grad_() for value in inputs]
         outputs = function(*leaves)
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-        gradients = gradients or [torch.randn_like(output) for output in outputs]
+        gradients = gradients or [torch.randn_like(output).bfloat16() for output in outputs]
         found = torch.autograd.grad(outputs, leaves, [value.to(dtype) for value in gradients])
         results.append((*outputs, *found))
-    for one, other in zip(*results, strict=True):
-        assert one.shape == other.shape
-        print(((one - other).norm() / other.norm()).item())
+    for exact, coarse, wanted in zip(*results, strict=True):
+        assert exact.shape == coarse.shape == wanted.shape and coarse.dtype == torch.bfloat16
+        print(*(((one - wanted).norm() / wanted.norm()).item() for one in (exact, coarse)))
+    for index, value in enumerate(inputs):
+        broken = list(inputs)
+        broken[index] = torch.full_like(value, torch.nan)
+        outputs = ours.apply(*broken)
+        for output in outputs if isinstance(outputs, tuple) else (outputs,):
+            assert output.isnan().any()
 """
 
 WHOLE = """
