@@ -1,6 +1,7 @@
 """What makes the network fast leaves its function, its gradients and its training alone."""
 
 import copy
+import importlib
 import json
 import os
 import subprocess
@@ -275,6 +276,42 @@ def test_fused_parts_compute_what_operations_do():
     errors = run_kernels(FUSED)
     assert len(errors) == 2 * 42
     assert max(errors[::2]) < 1e-5 and max(errors[1::2]) < 5e-3
+
+
+KERNELS = {  # with what a network of `small` gives each at full resolution
+    "fused._spread": dict(channels=204, size=1024),
+    "fused._gather": dict(channels=204, side=16, padded=256, band=32),
+    "fused._gate": dict(size=1024),
+    "fused._gate_back": dict(size=1024),
+    "fused._add_first": dict(wide_channels=72, channels=68, size=1024),
+    "fused._widen": dict(wide_channels=72, channels=68, size=1024),
+    "fused._exchange": dict(hidden=45, size=1024),
+    "fused._exchange_back": dict(hidden=45, size=1024),
+    "fused._merge": dict(hidden=45, size=1024),
+    "fused._merge_back": dict(hidden=45, size=1024),
+    "channel_norm._forward": dict(channels=68, rows=16, columns=128),
+    "channel_norm._backward": dict(channels=68, rows=16, columns=128),
+}
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_kernels_are_compiled_for_a_gpu(name):
+    """To machine code, which takes no GPU: the interpreter also runs what a GPU cannot."""
+    pytest.importorskip("triton", reason="comes with PyTorch for CUDA")
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource, compile
+
+    module, function = name.split(".")
+    kernel = getattr(importlib.import_module(f"net.{module}"), function)
+    constants = KERNELS[name]
+    kinds = {"epsilon": "fp32", **dict.fromkeys(constants, "constexpr")}
+    signature = {
+        argument: "*bf16" if argument.endswith("_pointer") else kinds.get(argument, "i32")
+        for argument in kernel.arg_names
+    }
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants)
+    compiled = compile(source, target=GPUTarget("cuda", 80, 32))
+    assert compiled.asm["cubin"]
 
 
 def test_a_network_of_kernels_is_the_straightforward_one():
