@@ -110,6 +110,11 @@ def load_network(name: Path, network: str | None = None) -> Trained:
         path = next((place for place in places if place.exists()), FOLDER / name)
         if path.is_dir():
             path = path / FILE_NAME
+            if not path.is_file():
+                raise UserError(
+                    f"{path.parent}: a folder without {FILE_NAME}; expected a checkpoint file, or "
+                    "a folder that save_pretrained wrote"
+                )
     except OSError as error:  # not allowed, too long a name
         raise UserError(
             f"{name}: cannot be read ({error.strerror}); give the path of a checkpoint"

@@ -73,10 +73,9 @@ class TransformerBlock(nn.Module):
         self._keepers = 0
 
     def forward(self, x: Tensor) -> Tensor:
-        eager = (
-            not torch.compiler.is_compiling()
-        )  # what is compiled takes the weights in another form
-        kept = self._kept if eager and not torch.is_grad_enabled() else None
+        # what is compiled or traced takes the weights in another form than a GPU's kernels
+        recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        kept = None if recorded or torch.is_grad_enabled() else self._kept
         attention_weights, feedforward_weights = kept or self._prepare()
         x = self._attend(x, attention_weights)
         return add_in_windows(

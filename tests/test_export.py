@@ -151,7 +151,7 @@ def test_bad_files(exported, fails, tmp_path):
         message = fails("demo", "--input", bad, "--ckpt_name", bad / f"{name}.safetensors")
         assert f"{name}.safetensors" in message and words in message, message
     message = fails("demo", "--input", bad, "--ckpt_name", bad / "folder")
-    assert "folder/model.safetensors: no such checkpoint file" in message
+    assert "folder: a folder without model.safetensors" in message
 
 
 def test_export_that_cannot_be(exported, fails, tmp_path):

@@ -12,6 +12,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+import net.attention
+import net.feedforward
 import net.windows
 from net import AMPromptIR
 from net.attention import SMAM
@@ -150,6 +152,25 @@ def test_kept_weights_serve_neither_gradients_nor_copies():
     copied.load_state_dict(other.state_dict())
     with torch.inference_mode():
         assert torch.equal(copied(image), other(image))
+
+
+def test_kept_weights_are_not_for_what_is_compiled_or_traced(monkeypatch):
+    """On a GPU kernels take them in a form of their own, which others cannot use."""
+    fast = build(width=10).eval()  # a number of channels that is padded there
+    image = torch.rand(1, 3, 16, 24)
+    with torch.no_grad():
+        expected = fast(image)
+        for module in (net.attention, net.feedforward):
+            monkeypatch.setattr(
+                module,
+                "is_eager_gpu",
+                lambda x: not (torch.compiler.is_compiling() or torch.jit.is_tracing()),
+            )
+        with fast.weights_kept():
+            traced = torch.jit.trace(fast, image, check_trace=False)  # not eagerly
+            assert torch.allclose(traced(image), expected, atol=1e-6)
+            fast.compile_blocks(backend="eager")
+            assert torch.allclose(fast(image), expected, atol=1e-6)
 
 
 def test_training_goes_as_with_the_straightforward_network(monkeypatch):
