@@ -154,6 +154,7 @@ def test_kept_weights_serve_neither_gradients_nor_copies():
         assert torch.equal(copied(image), other(image))
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_kept_weights_are_not_for_what_is_compiled_or_traced(monkeypatch):
     """On a GPU kernels take them in a form of their own, which others cannot use."""
     fast = build(width=10).eval()  # a number of channels that is padded there
