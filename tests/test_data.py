@@ -19,6 +19,7 @@ from data.datasets import (
     split,
 )
 from data.degradations import DEGRADATION_NAMES, DEGRADATIONS, TASKS, of_task
+from data.loaders import prepare_worker
 from data.pairing import (
     DataSet,
     Pair,
@@ -389,3 +390,24 @@ def test_all_kinds_of_variety_are_drawn():
         assert 50 < len(changed) < 120
         assert not any(one.untouched for one in changed)
     assert len({one.quality for one in drawn}) > 20 and len({one.noise for one in drawn}) > 50
+
+
+class Threads(torch.utils.data.Dataset):
+    """How many threads OpenCV has where an item is loaded."""
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        return cv2.getNumThreads()
+
+
+def test_a_loading_process_has_one_thread_of_opencv():
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(3)  # so that it shows on a machine with one core, too
+    try:
+        loader = DataLoader(Threads(), num_workers=1, worker_init_fn=prepare_worker)
+        assert next(iter(loader)).item() == 1
+        assert cv2.getNumThreads() == 3  # the process that trains keeps its own
+    finally:
+        cv2.setNumThreads(before)
