@@ -47,13 +47,18 @@ class SMAM(nn.Module):
         self.project_out = nn.Conv2d(self.local_channels + channels, channels, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.compute(x, *self.strips(x), *self.prepare())
+        return self.compute(x, *self.strips(*self.means(x)), *self.prepare())
 
-    def strips(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What the gate takes from the whole image: (B, 3C, H, 1) and (B, 3C, 1, W)."""
+    @staticmethod
+    def means(x: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the rows, (B, C, H, 1), and of the columns, (B, C, 1, W)."""
         last = x.permute(0, 2, 3, 1)  # (B, H, W, C), as it lies in memory; far slower on x itself
-        rows = self.strip_rows(last.mean(dim=2, keepdim=True).permute(0, 3, 1, 2))
-        columns = self.strip_columns(last.mean(dim=1, keepdim=True).permute(0, 3, 1, 2))
+        rows, columns = (last.mean(dim=side, keepdim=True) for side in (2, 1))
+        return rows.permute(0, 3, 1, 2), columns.permute(0, 3, 1, 2)
+
+    def strips(self, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """What the gate takes from the whole image, of its means: (B, 3C, H, 1), (B, 3C, 1, W)."""
+        rows, columns = self.strip_rows(rows), self.strip_columns(columns)
         # the bias is added once, with the columns
         return F.conv2d(rows, self.strip_mix.weight), self.strip_mix(columns)
 

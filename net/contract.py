@@ -28,7 +28,7 @@ class RestorationNetwork(nn.Module):
     unused_weights: beginnings of the names in a published checkpoint that restoring never reads.
     inference_bytes_per_pixel: of peak memory without gradients, in float32, rounded up.
     windowed_bytes_per_pixel: the same on the CPU, if blocks run in windows there (`net.windows`),
-        beside about `windows_bytes`, whatever the image (`paper`: more).
+        beside about `windows_bytes`, whatever the image (`paper`: half as much again).
     origin: what its checkpoint said of the training, but for the weights (plain values); or None.
     """
 
@@ -42,7 +42,7 @@ class RestorationNetwork(nn.Module):
     unused_weights: ClassVar[tuple[str, ...]] = ()
     inference_bytes_per_pixel: int
     windowed_bytes_per_pixel: int | None = None
-    windows_bytes: ClassVar[int] = 12 * WINDOW_BYTES
+    windows_bytes: ClassVar[int] = 32 * WINDOW_BYTES
     origin: dict[str, Any] | None = None
 
     @classmethod

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from net.attention import SMAM
 from net.feedforward import FFN
-from net.windows import add_in_windows, is_eager_gpu
+from net.windows import add_in_windows, bands, is_eager_gpu, is_large
 
 EPSILON = 1e-5
 KEEPING = threading.Lock()  # threads may restore with one network at once
@@ -88,18 +88,27 @@ class TransformerBlock(nn.Module):
         )
 
     def _attend(self, x: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
+        attention = self.attention
+        if not isinstance(attention, SMAM):
+            return x + attention(self.attention_norm(x))
+        extent = dict(radius=SMAM.radius, channels=3 * attention.channels)
+        if is_large(x):  # it is normalised twice, and nothing else as large is held
+            strips = attention.strips(*self._normal_means(x))
+            weights = (*self.attention_norm.values(), *weights)
+            return add_in_windows(x, _normal_attention, (x, *strips), weights, **extent)
         normal = self.attention_norm(x)
-        if not isinstance(self.attention, SMAM):
-            return x + self.attention(normal)
-        return add_in_windows(
-            x,
-            SMAM.compute,
-            (normal, *self.attention.strips(normal)),
-            weights,
-            radius=SMAM.radius,
-            channels=3 * self.attention.channels,
-            overwrite=True,
-        )
+        strips = attention.strips(*attention.means(normal))
+        return add_in_windows(x, SMAM.compute, (normal, *strips), weights, **extent)
+
+    def _normal_means(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """As `SMAM.means` of the normalised image, band by band."""
+        all_rows, columns = [], 0
+        for span, _, _ in bands(x, x.shape[1]):
+            part = self.attention_norm(x[:, :, span])
+            rows, means = SMAM.means(part)
+            all_rows.append(rows)
+            columns = columns + means * (part.shape[2] / x.shape[2])
+        return torch.cat(all_rows, dim=2), columns
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"_kept": None, "_keepers": 0}  # a copy keeps nothing
@@ -126,6 +135,17 @@ class TransformerBlock(nn.Module):
         return attention, (*self.feedforward_norm.values(), *self.feedforward.prepare())
 
 
+def _normal_attention(
+    x: Tensor,
+    rows: Tensor,
+    columns: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    *weights: Tensor,
+) -> Tensor:
+    return SMAM.compute(normalise(x, norm_weight, norm_bias), rows, columns, *weights)
+
+
 def _feed_forward(x: Tensor, norm_weight: Tensor, norm_bias: Tensor, *weights: Tensor) -> Tensor:
     return FFN.compute(normalise(x, norm_weight, norm_bias), *weights)
 
@@ -150,6 +170,20 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return _channels_last(F.pixel_shuffle(self.conv(x), 2))
+
+    def beside(self, x: Tensor, skip: Tensor) -> Tensor:
+        """[forward(x), skip] of (B, D + E, 2H, 2W); without gradients the former in bands."""
+        if not is_large(skip):
+            return torch.cat([self(x), skip], dim=1)
+        batch, channels, height, width = skip.shape
+        own = self.conv.out_channels // 4
+        joined = skip.new_empty(batch, height, width, own + channels).permute(0, 3, 1, 2)
+        joined[:, own:] = skip
+        for read, write, inner in bands(x, self.conv.out_channels, radius=1):
+            part = self.conv(x[:, :, read])[:, :, inner]
+            rows = slice(2 * write.start, 2 * write.stop)
+            joined[:, :own, rows] = F.pixel_shuffle(part, 2)
+        return joined
 
 
 def _channels_last(x: Tensor) -> Tensor:

@@ -23,6 +23,15 @@ from torch.autograd.function import once_differentiable
 from torch.utils._triton import has_triton
 
 WINDOW_BYTES = 9 * 2**20  # of the widest intermediate in float32 (PERFORMANCE.md has others)
+LARGE_BYTES = 4 * WINDOW_BYTES  # smaller images are as fast or faster with a second one beside them
+
+
+class Span(NamedTuple):
+    """A part of a side: what to read, what to write, and where the latter lies in the former."""
+
+    read: slice
+    write: slice
+    inner: slice
 
 
 class Window(NamedTuple):
@@ -41,26 +50,38 @@ def add_in_windows(
     *,
     radius: int,
     channels: int,
-    overwrite: bool = False,
 ) -> Tensor:
     """`x + function(*images, *weights)`, on the CPU in windows.
 
     Args:
-        x: (B, C, H, W); without gradients it may hold the result if `overwrite`, so that less
-            memory is taken. Then it must not be among the images.
+        x: (B, C, H, W).
         function: its result is as large as x; an output pixel depends on pixels of the images
             within `radius`, and on nothing beyond their borders (convolutions pad with zeros).
-        images: (B, *, H or 1, W or 1).
+        images: (B, *, H or 1, W or 1); x may be the first of them. Without gradients x may hold
+            the result afterwards.
         weights: all else that gradients go to.
         channels: of the function's widest intermediate.
     """
     windows = list(_windows(x.shape, radius, channels)) if is_eager_cpu(x) else []
     if len(windows) < 2:
         return x + function(*images, *weights)
-    in_order = x.is_contiguous(memory_format=torch.channels_last)
-    if overwrite and in_order and not torch.is_grad_enabled():
-        return _add(x, x, function, windows, images, weights)
+    if not torch.is_grad_enabled() and x.is_contiguous(memory_format=torch.channels_last):
+        if images[0] is not x:
+            return _add(x, x, function, windows, images, weights)
+        if is_large(x):
+            return _add_in_place(x, function, windows, images[1:], weights)
     return _AddInWindows.apply(function, windows, len(images), x, *images, *weights)
+
+
+def is_large(x: Tensor) -> bool:
+    """Whether memory for another image as large is better spared: on the CPU, without gradients."""
+    return is_eager_cpu(x) and not torch.is_grad_enabled() and x.nbytes > LARGE_BYTES
+
+
+def bands(x: Tensor, channels: int, radius: int = 0) -> list[Span]:
+    """Bands of whole rows of (B, C, H, W), small enough for the cache with that many channels."""
+    rows = WINDOW_BYTES // (4 * channels * len(x) * x.shape[3])
+    return _spans(x.shape[2], max(1, rows), radius)
 
 
 def is_eager_cpu(x: Tensor) -> bool:
@@ -130,6 +151,36 @@ def _add(
     return result
 
 
+def _add_in_place(
+    x: Tensor,
+    function: Callable[..., Tensor],
+    windows: Sequence[Window],
+    others: Sequence[Tensor],
+    weights: Sequence[Tensor],
+) -> Tensor:
+    """x += function(x, *others, *weights).
+
+    Each row of windows reads from a copy, since its margin above has been written to already: those
+    pixels are taken from the copy before.
+    """
+    copied, first = x, 0  # what was copied last, and its first row
+    for (samples, _, rows), row in itertools.groupby(windows, lambda window: window.read[:3]):
+        row = list(row)
+        start = row[0].write[2].start
+        before = x[samples, :, start : rows.stop]
+        if rows.start < start:
+            above = copied[:, :, rows.start - first : start - first]
+            copied = torch.cat([above, before], dim=2)
+        else:
+            copied = before.clone()
+        first = rows.start
+        for window in row:
+            cuts = (_cut(image, window.read) for image in others)
+            part = function(copied[..., window.read[3]], *cuts, *weights)
+            x[window.write].add_(part[window.inner])
+    return x
+
+
 def _windows(shape: tuple[int, ...], radius: int, channels: int) -> Iterator[Window]:
     batch, _, height, width = shape
     pixels = WINDOW_BYTES // (4 * channels)
@@ -143,20 +194,21 @@ def _windows(shape: tuple[int, ...], radius: int, channels: int) -> Iterator[Win
         which = slice(first, min(batch, first + samples))
         every = slice(None)
         yield Window(
-            (which, every, rows[0], columns[0]),
-            (which, every, rows[1], columns[1]),
-            (every, every, rows[2], columns[2]),
+            (which, every, rows.read, columns.read),
+            (which, every, rows.write, columns.write),
+            (every, every, rows.inner, columns.inner),
         )
 
 
-def _spans(length: int, side: int, radius: int) -> list[tuple[slice, slice, slice]]:
-    """Equal parts of a side: what to read, to write, and where the latter lies in the former."""
+def _spans(length: int, side: int, radius: int) -> list[Span]:
+    """Equal parts of a side, and a margin around them to read."""
     count = math.ceil(length / side)
     spans = []
     for index in range(count):
         start, stop = index * length // count, (index + 1) * length // count
         low, high = max(0, start - radius), min(length, stop + radius)
-        spans.append((slice(low, high), slice(start, stop), slice(start - low, stop - low)))
+        inner = slice(start - low, stop - low)
+        spans.append(Span(slice(low, high), slice(start, stop), inner))
     return spans
 
 

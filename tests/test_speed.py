@@ -46,6 +46,19 @@ def test_the_function_is_the_straightforward_one(name):
         assert (net(image) - Straightforward(net)(image)).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("name", AMPromptIR.configurations)
+@pytest.mark.parametrize("size", [(2, 72, 104), (1, 8, 264), (3, 136, 16)])
+def test_large_images_take_no_second_one_and_change_nothing(name, size, monkeypatch):
+    fast = build(name)
+    image = torch.rand(size[0], 3, *size[1:])
+    with torch.inference_mode():
+        expected = Straightforward(fast)(image)
+        monkeypatch.setattr(net.windows, "WINDOW_BYTES", 50_000)
+        monkeypatch.setattr(net.windows, "LARGE_BYTES", 0)
+        monkeypatch.setattr(net.windows, "_AddInWindows", None)  # it makes a second image
+        assert (fast(image) - expected).abs().max() < 1e-5
+
+
 @pytest.mark.parametrize("size", [(1, 61, 40), (3, 24, 17), (5, 8, 8), (5, 4, 6), (2, 1, 90)])
 @pytest.mark.parametrize("expansion", [2.66, 3.0])  # an odd and an even number of hidden channels
 def test_windows_change_neither_result_nor_gradients(size, expansion, monkeypatch):
