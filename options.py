@@ -46,13 +46,21 @@ MOST_EPOCHS = 10**6
 MOST_WORKERS = 1024
 
 
+class _Defaults(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults, but not that there is none."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        told = action.default is not None and action.default is not False
+        return super()._get_help_string(action) if told else action.help
+
+
 class Parser(argparse.ArgumentParser):
     """Shows defaults, and turns a wrong flag into a `UserError`."""
 
     def __init__(self, description: str) -> None:
         super().__init__(
             description=description,
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            formatter_class=_Defaults,
             allow_abbrev=False,
         )
 
@@ -373,7 +381,7 @@ def test_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--mode",
         type=int,
-        choices=range(ALL_TASKS_MODE + 1),
+        choices=sorted({*(task.mode for task in TASKS), ALL_TASKS_MODE}),
         default=ALL_TASKS_MODE,
         metavar="N",
         help=f"{modes}, {ALL_TASKS_MODE} all",
@@ -407,7 +415,7 @@ def test_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     _add_compare_flag(parser, "degraded, restored and clean")
     parser.add_argument("--seed", type=natural, default=0, help="of the noise under protocol clean")
-    _add_inference_flags(parser)
+    _add_inference_flags(parser, tile="0")  # figures must not depend on the free memory
     return parser.parse_args(argv)
 
 
@@ -451,7 +459,7 @@ def demo_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="FILE",
         help="checkpoint: a path, or a name inside ckpt/; " + DEFAULT_CHECKPOINT_HELP,
     )
-    _add_inference_flags(parser)
+    _add_inference_flags(parser, tile="auto")
     return parser.parse_args(argv)
 
 
@@ -474,7 +482,7 @@ def app_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--max_megapixels", type=positive, default=64, help="millions of pixels, at most"
     )
-    _add_inference_flags(parser)
+    _add_inference_flags(parser, tile="auto")
     return parser.parse_args(argv)
 
 
@@ -674,11 +682,11 @@ def _add_trust_flags(parser) -> None:
     )
 
 
-def _add_inference_flags(parser) -> None:
+def _add_inference_flags(parser, tile: str) -> None:
     parser.add_argument(
         "--tile",
         type=tile_size,
-        default=None,
+        default=tile,
         metavar="PIXELS",
         help="side of the tiles: auto (by free memory), 0 for the whole image, or pixels",
     )

@@ -13,7 +13,9 @@ if __name__ == "__main__":
 # isort: split
 import sys
 from argparse import Namespace
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 from tqdm import tqdm
@@ -23,7 +25,7 @@ from data.datasets import Sample
 from data.degradations import ALL_TASKS_MODE, TASKS, Task, of_task
 from data.links import check_links
 from data.pairing import DataSet, Pair, check_sizes, describe_layout
-from data.protocols import PAPER_NOISE_SEED, iterate_test_set
+from data.protocols import iterate_test_set, seed_of
 from net.checkpoint import Trained, default_checkpoint, load_network
 from options import find_in_folder, test_options
 from utils.comparison import COMPARISONS, write_comparison
@@ -55,9 +57,11 @@ def main() -> int:
     for candidate in candidates:
         check_knows(candidate, options.named, [task.name for task, _ in found])
     knowledge = "named" if options.named else "blind"
-    suffix = "_self_ensemble" if options.self_ensemble else ""
-    output = options.output_path / f"{options.protocol}_{knowledge}{suffix}"
-    folders = [output] if len(candidates) == 1 else [output / name_folder(c) for c in candidates]
+    tile = "auto" if options.tile is None else options.tile
+    variants = ["self-ensemble"] * options.self_ensemble + [f"tile {tile}"] * (tile != 0)
+    name = " ".join([options.protocol, knowledge, *variants])
+    output = options.output_path / name.replace(" ", "_").replace("-", "_")
+    folders = [output / name_folder(candidate) for candidate in candidates]
     for folder in folders:
         check_writable(folder)
 
@@ -65,28 +69,22 @@ def main() -> int:
     for trained, folder in zip(candidates, folders, strict=True):
         trained.net.to(device)
         print(f"{trained.description['checkpoint']}: {trained.describe()}", flush=True)
-        remove_results(folder)
-        figures: list[Figure] = []
-        for task, data_set in found:
-            figures += score(trained, data_set, task, options, folder)
-        trained.net.to("cpu")
         origin = {
-            "method": f"{trained.title}, {knowledge}{', self-ensemble' if suffix else ''}",
+            "method": ", ".join([trained.title, knowledge, *variants]),
             "protocol": options.protocol,
             "knowledge": knowledge,
-            "seed": PAPER_NOISE_SEED if options.protocol == "paper" else options.seed,
             "device": str(device),
-            "tile": "auto" if options.tile is None else options.tile,
+            "tile": tile,
             "self_ensemble": options.self_ensemble,
-            "left_out": left_out,
             **trained.description,
         }
-        contents.append(summarise(figures, origin))
-        write_results(folder, figures, contents[-1])
+        for task, data_set in found:
+            contents += score(trained, data_set, task, options, folder, origin)
+        trained.net.to("cpu")
 
     table = make_table(contents, [row for row in PUBLISHED if row.network in networks])
     print(f"\nprotocol {options.protocol}, {knowledge}\n\n{table.to_markdown()}\n")
-    print("images, scores.csv and results.json are in " + ", ".join(map(str, folders)))
+    print("images, scores.csv and results.json of each set are in " + ", ".join(map(str, folders)))
     if left_out:
         print(f"left out, no test images: {' '.join(left_out)} (see above)", file=sys.stderr)
     return 0
@@ -178,16 +176,24 @@ def check_names(data_set: DataSet) -> None:
 
 
 def score(
-    trained: Trained, data_set: DataSet, task: Task, options: Namespace, output: Path
-) -> list[Figure]:
-    """Restore one data set under each degradation of its task."""
-    figures = []
+    trained: Trained,
+    data_set: DataSet,
+    task: Task,
+    options: Namespace,
+    output: Path,
+    origin: dict[str, Any],
+) -> Iterator[dict[str, Any]]:
+    """Restore one data set under each degradation of its task; what each results file says.
+
+    A set's pictures and figures are in a folder of their own, so that a test replaces no other's.
+    """
     streams = iterate_test_set(
         data_set, of_task(task.name), options.protocol, options.seed, options.max_pixels
     )
     for degradation, samples in streams:
         title = f"{data_set.name} {degradation.name}"
         folder = output / title.replace(" ", "_")
+        remove_results(folder)
         named = None
         if options.named:
             named = trained.net.name_degradation(trained.degradations.index(degradation.name), 1)
@@ -213,8 +219,11 @@ def score(
             quantised=options.protocol == "clean",
             on_result=save,
         )
-        figures.append(Figure(data_set.name, degradation.name, scores))
-    return figures
+        content = {**origin, "seed": seed_of(degradation, options.protocol, options.seed)}
+        figures = [Figure(data_set.name, degradation.name, scores)]
+        content = summarise(figures, content)
+        write_results(folder, figures, content)
+        yield content
 
 
 if __name__ == "__main__":

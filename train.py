@@ -61,11 +61,11 @@ from utils.devices import Machine, choose_machine
 from utils.errors import UserError, is_for_want_of_memory, run
 from utils.finite import FiniteSteps
 from utils.image_io import FULL, check_writable, write_error, write_whole
-from utils.inference import MEMORY_SHARE, free_memory
+from utils.inference import MEMORY_SHARE
 from utils.locks import hold_folder
+from utils.memory import available_memory
 from utils.replaced import ReplacedImages
 
-CPU_DEVICE = torch.device("cpu")
 PREVIOUS = "previous.ckpt"  # what last.ckpt was before
 LOST_WORKER = (  # PyTorch's words when a process that loads was killed, or has no room
     "DataLoader worker (pid",
@@ -122,13 +122,14 @@ def train(options: Namespace) -> int:
         check_recording(options, machine)
     training, validation, found = find_pairs(options)
 
+    beside = machine.num_processes // machine.num_nodes  # which share the memory with this one
     training_set = TrainingSet(
         training,
         options.patch_size,
         options.seed,
         options.balance,
         found.sizes,
-        cache_bytes=min(1e9 * options.cache_gb, MEMORY_SHARE * free_memory(CPU_DEVICE)),
+        cache_bytes=min(1e9 * options.cache_gb, MEMORY_SHARE * available_memory() / beside),
         damaged=found.damaged,
         max_pixels=options.max_pixels,
         variety=options.variety,

@@ -78,7 +78,7 @@ TASKS = (
 )
 
 CLEAN = TASKS[0]  # whose folders hold clean images
-ALL_TASKS_MODE = len(TASKS)
+ALL_TASKS_MODE = 3  # whatever is added; further tasks have 4, 5, ...
 DEGRADATION_NAMES = tuple(degradation.name for degradation in DEGRADATIONS)
 
 

@@ -4,6 +4,7 @@ Folders and names are matched whole, by the tables below; no text is replaced in
 """
 
 import re
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -36,6 +37,7 @@ NAME_RULES = {
     "dehaze": (*SAME_NAME, (r"([^_]+)_.+", r"\1")),
 }
 FLAT_DEGRADED = {"derain": r"rain.*", "dehaze": r"[^_]+_.+"}  # both kinds in one folder
+NOISY = r"(noisy|noise|sigma)[_-]?\d*"  # folders beside the clean one, as CBSD68 comes
 BSD_PREFIX = "a"  # published denoise lists write a117025.jpg for 117025.jpg
 MAX_DEPTH = 3  # folders between a given folder and its images
 
@@ -162,7 +164,15 @@ def _find_clean(folder: Path, top: Path, task: Task, depth: int) -> Iterable[Dat
     images = list_images(folder)
     if images:
         yield DataSet(_name(folder, top), [Pair(None, path) for path in images])
-    yield from _descend(_find_clean, folder, top, task, depth)
+    inside = _subfolders(folder) if depth else []
+    noisy = [path for path in inside if re.fullmatch(NOISY, path.name.lower())]
+    for path in noisy:
+        warnings.warn(
+            f"{path}: left out, since by its name its images are noisy; if they are clean, give "
+            "this folder itself or another name",
+            stacklevel=1,
+        )
+    yield from _descend(_find_clean, folder, top, task, depth, without=noisy)
 
 
 def _find_pairs(folder: Path, top: Path, task: Task, depth: int) -> Iterable[DataSet]:
@@ -187,9 +197,11 @@ def _find_pairs(folder: Path, top: Path, task: Task, depth: int) -> Iterable[Dat
     yield from _descend(_find_pairs, folder, top, task, depth)
 
 
-def _descend(find, folder: Path, top: Path, task: Task, depth: int) -> Iterable[DataSet]:
-    if depth:
-        for subfolder in _subfolders(folder):
+def _descend(
+    find, folder: Path, top: Path, task: Task, depth: int, without: Sequence[Path] = ()
+) -> Iterable[DataSet]:
+    for subfolder in _subfolders(folder) if depth else ():
+        if subfolder not in without:
             yield from find(subfolder, top, task, depth - 1)
 
 

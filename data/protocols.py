@@ -40,6 +40,12 @@ def iterate_test_set(
         )
 
 
+def seed_of(degradation: Degradation, protocol: str, seed: int) -> int:
+    """The seed of what a test makes from clean images: of noise, protocol `paper` has its own."""
+    is_noise = degradation.sigma is not None
+    return PAPER_NOISE_SEED if protocol == "paper" and is_noise else seed
+
+
 def _iterate_test_images(
     data_set: DataSet,
     degradation: Degradation,

@@ -64,7 +64,7 @@ class TextTable(nn.Module):
 
     @staticmethod
     def _mark_filled(table: "TextTable", incompatible_keys: object) -> None:
-        table.filled = True
+        table.filled = table.embeddings.is_meta or bool(table.embeddings.any())
 
 
 def embed(

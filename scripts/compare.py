@@ -22,6 +22,8 @@ if __name__ == "__main__":
 
 # isort: split
 import json
+import os
+import shutil
 import sys
 from argparse import Namespace
 from collections import Counter
@@ -53,13 +55,14 @@ from utils.errors import UserError, run
 from utils.image_io import check_writable, write_whole
 from utils.plots import plot_learning_curves
 from utils.processes import run_script
-from utils.report import RESULTS, SCORES, commit
+from utils.report import SCORES, commit
 from utils.runs import format_differences, format_scores, read_learning_curve, read_scores
 from utils.statistics import SMALLEST_SAMPLE
 from utils.tables import NOTHING, format_markdown
 from utils.timing import make_training_step, time_in_turns
 
 PLAN = "plan.json"
+DONE = "tested.txt"  # names the scores of a test that came to its end
 VALIDATIONS = 5  # points of a learning curve
 TIMED_ROUNDS = 5
 SET_HERE = (  # flags of train.py that a training cannot be given
@@ -397,11 +400,10 @@ def train(contestant: Contestant, folder: Path, seed: int, steps: int, options: 
 def test(contestant: Contestant, folder: Path, knowledge: str, options: Namespace) -> None:
     """Test the last weights of one run where it was trained, unless that is done."""
     checkpoint = folder / "last.ckpt"
-    results = folder / f"{options.protocol}_{knowledge}" / RESULTS
-    scores = results.with_name(SCORES)
-    is_whole = results.is_file() and scores.is_file()
-    if is_whole and results.stat().st_mtime >= checkpoint.stat().st_mtime:
+    tested = folder / f"{options.protocol}_{knowledge}"
+    if is_tested(tested, checkpoint):
         return
+    shutil.rmtree(tested, ignore_errors=True)  # of another checkpoint, or broken off
     cuda = CPU if contestant.options.num_gpus == 0 else contestant.options.cuda
     run_script(
         "test.py",
@@ -412,6 +414,17 @@ def test(contestant: Contestant, folder: Path, knowledge: str, options: Namespac
         f"--protocol={options.protocol}",
         f"--output_path={folder}",
     )
+    scores = "\n".join(str(path.relative_to(tested)) for path in tested.rglob(SCORES))
+    write_whole(tested / DONE, lambda file: file.write(os.fsencode(scores)))
+
+
+def is_tested(tested: Path, checkpoint: Path) -> bool:
+    """Whether a test of this checkpoint came to its end, and its scores are there."""
+    done = tested / DONE
+    if not done.is_file() or done.stat().st_mtime < checkpoint.stat().st_mtime:
+        return False
+    scores = os.fsdecode(done.read_bytes()).splitlines()
+    return all((tested / name).is_file() for name in scores)
 
 
 def write_report(

@@ -11,8 +11,11 @@ if __name__ == "__main__":
     import utils.start  # noqa: F401, before what takes long to import
 
 # isort: split
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from data.degradations import DEGRADATION_NAMES
 from data.protocols import PROTOCOLS
 from options import Parser
 from utils.errors import UserError, run
@@ -34,6 +37,7 @@ def main() -> int:
     )
     options = parser.parse_args()
     contents = [read_results(path) for path in find_results(options.results)]
+    contents.sort(key=place_of_column)  # those of one place by their paths
     for content in contents:
         if content["protocol"] not in PROTOCOLS:
             raise UserError(
@@ -50,6 +54,13 @@ def main() -> int:
     for table in tables:
         write_table(table, options.output)
     return 0
+
+
+def place_of_column(content: Mapping[str, Any]) -> int:
+    """Where the first figure of a results file stands among the degradations."""
+    name = content["results"][0]["degradation"]
+    known = name in DEGRADATION_NAMES
+    return DEGRADATION_NAMES.index(name) if known else len(DEGRADATION_NAMES)
 
 
 def write_table(table: Table, folder: Path) -> None:

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from net.checkpoint import default_checkpoint
+from scripts.quickstart import make_empty
 from tests.conftest import ROOT, save_untrained
 from utils.errors import run
 from utils.image_io import write_image
@@ -164,7 +165,7 @@ def test_names_that_a_terminal_cannot_show(fails, run_script, checkpoint, data_f
     flags = ["--mode", 0, "--denoise_path", folder, "--ckpt_name", checkpoint, "--cuda=-1"]
     result = run_script("test", *flags, "--output_path", tmp_path / "out")
     assert result.code == 0, result.err
-    output = tmp_path / "out" / "paper_blind"
+    output, *_ = sorted(path.parent for path in tmp_path.rglob("results.json"))
     assert "\\udce9" in (output / "scores.csv").read_text()
     assert json.loads((output / "results.json").read_text())["results"][0]["images"] == 2
     (folder / "\x1b[2J.png").write_text("no image")
@@ -470,6 +471,11 @@ def test_quickstart_removes_only_what_it_made(tmp_path):
     assert done.returncode == 2
     assert "choose a new or empty folder" in done.stderr
     assert (tmp_path / "Train" / "mine.png").exists()
+    make_empty(tmp_path / "made")
+    for name in ("ckpt", "output"):
+        (tmp_path / "made" / name).mkdir()
+    make_empty(tmp_path / "made", kept=["ckpt"])  # a demo after a training
+    assert [path.name for path in (tmp_path / "made").glob("[!.]*")] == ["ckpt"]
 
 
 def test_scripts_explain_themselves(run_script):

@@ -228,7 +228,7 @@ def test_published_checkpoint_is_tested(run_script, airnet_weights, test_flags, 
     assert result.code == 0, result.err
     assert "| airnet (paper), blind " in result.out
     assert "| am_promptir (tiny, text learned), blind " in result.out
-    (file,) = tmp_path.glob("out/paper_blind/airnet_*/results.json")
+    (file,) = tmp_path.glob("out/paper_blind/airnet_*/*/results.json")
     content = json.loads(file.read_text())
     assert content["parameters"] == 6_329_609
     assert content["macs"] == pytest.approx(103.6e9, rel=2e-3)

@@ -133,7 +133,7 @@ def test_comparison_on_equal_terms(command, tmp_path):
     assert report.count("| am_promptir:text=learned, named") == 2  # itself, and its difference
     assert report.count("| promptir, blind") == 2 and "promptir, named" not in report
     tests = [
-        tmp_path / "out" / folder / "seed_3" / "paper_blind" / "results.json"
+        next((tmp_path / "out" / folder / "seed_3" / "paper_blind").rglob("results.json"))
         for folder in ("am_promptir_text_learned", "promptir")
     ]
     macs = [json.loads(path.read_text())["macs"] for path in tests]

@@ -88,6 +88,17 @@ def test_task_folder_by_another_name_and_several_sets(tmp_path, monkeypatch):
     assert find_data_sets(given, DEHAZE) == []  # nothing else is taken for it
 
 
+def test_noisy_folders_beside_the_clean_one_are_left_out(tmp_path):
+    """As CBSD68 is mostly downloaded."""
+    for folder in ("noisy15", "noisy50", "sigma_25", "original_png", "noises"):
+        write_image(tmp_path / "CBSD68" / folder / "0001.png", GREY)
+    with pytest.warns(UserWarning, match="left out, since by its name"):
+        found = find_data_sets(tmp_path, DENOISE)
+    assert [data_set.name for data_set in found] == ["CBSD68/noises", "CBSD68/original_png"]
+    [given] = find_data_sets(tmp_path / "CBSD68" / "noisy15", DENOISE)
+    assert given.name == "noisy15"
+
+
 def test_pair_without_partner_is_named(tmp_path):
     for name in ("input/1.png", "input/2.png", "target/1.png"):
         write_image(tmp_path / name, GREY)

@@ -58,6 +58,15 @@ def test_a_checkpoint_fills_the_table_without_clip():
     assert torch.equal(target.text(), source.text())
 
 
+def test_a_checkpoint_without_a_table_fills_none():
+    target = AMPromptIR(**AMPromptIR.configurations["tiny"])
+    empty = target.state_dict()
+    for content in ({}, empty):
+        target.load_state_dict(content, strict=False)
+        with pytest.raises(ValueError, match="table is empty"):
+            target(torch.rand(1, 3, 8, 8))
+
+
 @pytest.mark.parametrize(
     ("make", "expected"),
     [

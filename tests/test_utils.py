@@ -22,7 +22,7 @@ from net.checkpoint import SHIPPED, load_network, read_checkpoint
 from net.contract import RestorationNetwork
 from net.restorer import Restorer
 from tests.conftest import ROOT, save_untrained
-from utils import callbacks, inference
+from utils import callbacks, inference, memory
 from utils.devices import choose_machine
 from utils.finite import FiniteSteps
 from utils.image_io import to_tensor
@@ -195,6 +195,33 @@ def test_automatic_tile_follows_free_memory(monkeypatch):
     restore(net, image, tile=None)
     assert net.sizes[0] == (96, 160)
     assert set(net.sizes[1:]) == {(64, 64)}
+
+
+@pytest.mark.parametrize(
+    ("line", "folder", "names"),
+    [
+        ("0::/job/step", "job", ("memory.max", "memory.current", "inactive_file")),
+        (
+            "4:cpu,memory:/hidden",
+            "memory",
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        ),
+    ],
+)
+def test_memory_is_that_of_the_container(line, folder, names, tmp_path, monkeypatch):
+    group = tmp_path / "groups" / folder
+    group.mkdir(parents=True)
+    for name, content in zip(names, ("3000", "2500", "x 1\n{} 700\n"), strict=True):
+        stem = name if name.startswith("memory.") else "memory.stat"
+        (group / stem).write_text(content.format(name))
+    (tmp_path / "table").write_text(f"1:pids:/\n{line}\n")
+    monkeypatch.setattr(memory, "ROOT", tmp_path / "groups")
+    monkeypatch.setattr(memory, "GROUPS", tmp_path / "table")
+    assert memory.available_memory() == 3000 - 2500 + 700
+    (group / names[0]).write_text("max")
+    assert memory.available_memory() > 10**6
+    (tmp_path / "table").unlink()
+    assert memory.available_memory() > 10**6
 
 
 def test_automatic_tile_knows_of_windows():

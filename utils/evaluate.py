@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from utils.errors import UserError
+from utils.errors import UserError, is_for_want_of_memory
 from utils.inference import restore
 from utils.metrics import psnr, psnr_y, ssim
 
@@ -33,7 +33,7 @@ def evaluate(
     net: nn.Module,
     samples: Iterable,
     named: Tensor | None = None,
-    tile: int | None = None,
+    tile: int | None = 0,
     self_ensemble: bool = False,
     quantised: bool = False,
     on_result: Callable[[object, Tensor, Score], None] | None = None,
@@ -46,7 +46,7 @@ def evaluate(
         on_result: called with the sample, the restored image (3, H, W) and its score.
 
     Raises:
-        UserError: the network gives values that are not numbers, or infinite.
+        UserError: the network gives values that are not numbers, or infinite; or memory is short.
     """
     device = next(net.parameters()).device
     scores = []
@@ -54,7 +54,17 @@ def evaluate(
         for sample in samples:
             degraded, clean = sample.degraded.to(device), sample.clean.to(device)
             start = time.perf_counter()
-            restored = restore(net, degraded, named, tile, self_ensemble=self_ensemble)
+            try:
+                restored = restore(net, degraded, named, tile, self_ensemble=self_ensemble)
+            except (MemoryError, RuntimeError) as error:
+                if not is_for_want_of_memory(error):
+                    raise
+                height, width = degraded.shape[1:]
+                raise UserError(
+                    f"{sample.name}: {width} x {height} pixels are too many for the memory; "
+                    "restore it in tiles, such as --tile 512 (figures of tiles are not those of "
+                    "whole images)"
+                ) from error
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             seconds = time.perf_counter() - start

@@ -5,10 +5,11 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-import psutil
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from utils.memory import available_memory
 
 TILE_OVERLAP = 64  # pixels; the seams of a tiled restoration fade over it
 SMALLEST_TILE = 64  # pixels; smaller ones would be all overlap
@@ -104,7 +105,7 @@ def free_memory(device: torch.device) -> int:
         return torch.cuda.mem_get_info(device)[0] + reserved
     if device.type == "mps":
         return max(0, torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory())
-    return psutil.virtual_memory().available
+    return available_memory()
 
 
 def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:

@@ -161,6 +161,8 @@ def _measured_row(name: str, results: Sequence[Mapping[str, Any]]) -> Row:
 def _notes(content: Mapping[str, Any]) -> Iterator[str]:
     if (content.get("run") or {}).get("exclude_test_scenes") is False:
         yield "trained without leaving out the scenes of published test sets"
+    if content.get("tile") == "auto":
+        yield "restored in tiles where memory was short, so another machine's figures may differ"
     if content.get("scored") and content["protocol"] == "paper":
         yield "scored from 8-bit pictures, the protocol scores before rounding"
     if content.get("not_restored"):

@@ -110,14 +110,15 @@ def check_same_images(reference: Columns, other: Columns, what: str) -> None:
 
 
 def _read_columns(folder: Path) -> Columns:
-    """The scores of one test, (1, images) each, by column."""
+    """The scores of one test, (1, images) each, by column; from all files below its folder."""
     images: dict[str, dict[str, tuple[float, ...]]] = {}
-    for row in _read_table(folder / SCORES, ("data_set", "degradation", "name", *FIGURES)):
-        column = images.setdefault(f"{row['data_set']} {row['degradation']}", {})
-        try:
-            column[row["name"]] = tuple(float(row[field]) for field in FIGURES)
-        except ValueError as error:
-            raise _damaged(folder / SCORES, error) from error
+    for path in sorted(folder.rglob(SCORES)):
+        for row in _read_table(path, ("data_set", "degradation", "name", *FIGURES)):
+            column = images.setdefault(f"{row['data_set']} {row['degradation']}", {})
+            try:
+                column[row["name"]] = tuple(float(row[field]) for field in FIGURES)
+            except ValueError as error:
+                raise _damaged(path, error) from error
     columns = {}
     for title, by_name in images.items():
         names = sorted(by_name)
