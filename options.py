@@ -30,6 +30,7 @@ from net.resumable import MOST_STEPS
 from net.text import CLIP_PRETRAINED
 from utils.devices import CPU
 from utils.errors import UserError
+from utils.flags import merge_flags, read_flags
 from utils.image_io import MAX_PIXELS, list_images
 from utils.schedules import SCHEDULES
 
@@ -260,17 +261,7 @@ def train_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
 
     group = parser.add_argument_group("checkpoints and logs")
-    group.add_argument(
-        "--ckpt_dir", type=path, default=Path("ckpt"), help="folder of the run: last.ckpt, ..."
-    )
-    group.add_argument(
-        "--resume",
-        type=not_empty,
-        nargs="?",
-        const="auto",
-        metavar="PATH",
-        help="go on from a checkpoint; without PATH from last.ckpt in --ckpt_dir, if there is one",
-    )
+    _add_run_flags(group)
     group.add_argument(
         "--save_every", type=positive, default=500, help="steps between saves of last.ckpt"
     )
@@ -324,6 +315,36 @@ def train_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     _check_run_folder(parser, options)
     options.de_type = [name for name in DEGRADATION_NAMES if name in options.de_type]
     return options
+
+
+def with_saved_flags(argv: Sequence[str]) -> list[str]:
+    """Flags of train.py, and those that the run which `--resume` goes on with was started with.
+
+    Raises:
+        UserError: what the run's folder says of its flags cannot be read.
+    """
+    parser = Parser("")
+    _add_run_flags(parser)
+    run, _ = parser.parse_known_args([word for word in argv if word not in ("-h", "--help")])
+    if not run.resume:
+        return list(argv)
+    folder = run.ckpt_dir if run.resume == "auto" else Path(run.resume).parent
+    return merge_flags(read_flags(folder), argv)
+
+
+def _add_run_flags(parser) -> None:
+    parser.add_argument(
+        "--ckpt_dir", type=path, default=Path("ckpt"), help="folder of the run: last.ckpt, ..."
+    )
+    parser.add_argument(
+        "--resume",
+        type=not_empty,
+        nargs="?",
+        const="auto",
+        metavar="PATH",
+        help="go on from a checkpoint; without PATH from last.ckpt in --ckpt_dir, if there is one; "
+        "flags that are not given are those of the run",
+    )
 
 
 def _check_run_folder(parser: Parser, options: argparse.Namespace) -> None:

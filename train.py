@@ -14,6 +14,7 @@ if __name__ == "__main__":
 import logging
 import math
 import os
+import sys
 import warnings
 from argparse import Namespace
 from collections.abc import Mapping
@@ -26,6 +27,7 @@ import torch
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import DDPStrategy
+from torch import Tensor
 
 from data.damage import Found, find_damage, refuse_damage, report_damage
 from data.datasets import TrainingSet, ValidationSet, split
@@ -41,12 +43,14 @@ from data.pairing import (
 )
 from data.scenes import TEST_SCENES, describe_overlaps, leave_out
 from data.variety import UNTOUCHED
+from net import NETWORKS
 from net.checkpoint import Trained, load_network
 from net.complexity import count_parameters
 from net.continuing import check_same_init, check_same_run, find_start, is_whole
 from net.restorer import Restorer
 from net.text import embed
-from options import name_configuration, network_arguments, train_options
+from net.transfer import load_by_degradation
+from options import name_configuration, network_arguments, train_options, with_saved_flags
 from utils.callbacks import (
     AveragedWeights,
     BestCheckpoint,
@@ -57,15 +61,17 @@ from utils.callbacks import (
     SampleImages,
 )
 from utils.checkpoints import WholeCheckpoints, remove_unfinished
-from utils.devices import Machine, choose_machine
+from utils.devices import Machine, choose_machine, is_first_process
 from utils.errors import UserError, is_for_want_of_memory, run
 from utils.finite import FiniteSteps
+from utils.flags import merge_flags, write_flags
 from utils.image_io import FULL, check_writable, write_error, write_whole
 from utils.inference import MEMORY_SHARE
 from utils.locks import hold_folder
 from utils.memory import available_memory
 from utils.replaced import ReplacedImages
 
+OF_A_START = ("--resume", "--init", "--ckpt_dir")  # flags that going on with a run does not take
 PREVIOUS = "previous.ckpt"  # what last.ckpt was before
 LOST_WORKER = (  # PyTorch's words when a process that loads was killed, or has no room
     "DataLoader worker (pid",
@@ -82,12 +88,13 @@ class Plan(NamedTuple):
 
 
 def main() -> int:
-    options = train_options()
+    flags = with_saved_flags(sys.argv[1:])
+    options = train_options(flags)
     quieten_libraries()
     allow_open_files(options.num_workers)
     with hold_folder(options.ckpt_dir):
         try:
-            return train(options)
+            return train(options, flags)
         except (MemoryError, RuntimeError, OSError, EOFError) as error:
             if options.num_workers and has_lost_a_loader(error):
                 last_line = str(error).rstrip().rsplit("\n", 1)[-1]
@@ -113,7 +120,7 @@ def has_lost_a_loader(error: Exception) -> bool:
     return lost or (at_hand_over and not getattr(error, "filename", None))
 
 
-def train(options: Namespace) -> int:
+def train(options: Namespace, flags: list[str]) -> int:
     """The run that the flags describe, from its start or from where it was."""
     last, best = options.ckpt_dir / "last.ckpt", options.ckpt_dir / "best.ckpt"
     start, content = find_start(options.resume, options.ckpt_dir, (last.name, PREVIOUS, best.name))
@@ -173,6 +180,7 @@ def train(options: Namespace) -> int:
         num_processes=trainer.world_size,
     )
     if trainer.is_global_zero:
+        write_flags(options.ckpt_dir, merge_flags([], flags, without=OF_A_START))
         print(describe(restorer, training, validation, machine, first_step))
         print(describe_cache(training_set, options.cache_gb))
     try:
@@ -237,15 +245,28 @@ def make_restorer(
         continued: arguments of the run that is continued, whose weights and text table come from
             its checkpoint.
     """
-    embeddings, start, text_encoder, init = None, None, "", None
+    embeddings, start, text_encoder, init, known = None, None, "", None, list(DEGRADATION_NAMES)
     if continued:
         text_encoder, init = continued["text_encoder"], continued.get("run", {}).get("init")
     elif options.init:
         start = find_weights(options)
         text_encoder, init = start.description["text_encoder"], start.description["sha256"]
-    if options.text == "clip" and not text_encoder:
-        texts = [degradation.text for degradation in DEGRADATIONS]
-        embeddings, text_encoder = embed(texts, options.clip_pretrained, options.clip_quick_gelu)
+        known = start.net.origin["hyper_parameters"]["degradations"]
+    new = [name for name in DEGRADATION_NAMES if name not in known]
+    if new:
+        warnings.warn(
+            f"--init {options.init}: does not know {', '.join(new)}; what the network has for each "
+            "degradation starts anew there",
+            stacklevel=1,
+        )
+    if options.text == "clip" and (new or not text_encoder):
+        embeddings, encoder = embed_degradations(options)
+        if text_encoder not in ("", encoder):
+            raise UserError(
+                f"--clip_pretrained {options.clip_pretrained}: --init {options.init} has texts of "
+                f"{text_encoder}, new ones would be of {encoder}; give the weights of the former"
+            )
+        text_encoder = encoder
 
     torch.manual_seed(options.seed)
     restorer = Restorer(
@@ -276,11 +297,17 @@ def make_restorer(
         steps_per_epoch=plan.steps_per_epoch,
         seed=options.seed,
     )
+    if start:
+        load_by_degradation(restorer.net, start.net.state_dict(), known, DEGRADATION_NAMES)
     if embeddings is not None:
         restorer.net.text.fill(embeddings)
-    if start:
-        restorer.net.load_state_dict(start.net.state_dict())
     return restorer
+
+
+def embed_degradations(options: Namespace) -> tuple[Tensor, str]:
+    """CLIP's embeddings of all degradations, and its name, as `net.text.embed`."""
+    texts = [degradation.text for degradation in DEGRADATIONS]
+    return embed(texts, options.clip_pretrained, options.clip_quick_gelu)
 
 
 def find_weights(options: Namespace) -> Trained:
@@ -290,14 +317,23 @@ def find_weights(options: Namespace) -> Trained:
         UserError: it cannot be read, or is of another network than the flags are for.
     """
     trained = load_network(options.init)
-    names = ("network", "network_arguments")
-    wanted = (options.network, network_arguments(options))
-    for name, value in zip(names, wanted, strict=True):
-        if trained.description[name] != value:
+    defaults = NETWORKS[options.network].__init__.__kwdefaults__ or {}  # not all are saved
+    had, wanted = (
+        {"network": network, **defaults, **arguments, "num_degradations": None}  # rows go by name
+        for network, arguments in (
+            (trained.description["network"], trained.description["network_arguments"]),
+            (options.network, network_arguments(options)),
+        )
+    )
+    for name in {**wanted, **had}:
+        if had.get(name) != wanted.get(name):
+            size = trained.description["configuration"].partition(",")[0]
+            flag = f"--{name} {had.get(name)}"
+            if name != "network" and size != options.configuration:
+                flag = f"--configuration {size}"
             raise UserError(
-                f"--init {options.init}: its {name.replace('_', ' ')} are "
-                f"{trained.description[name]}, but the flags are for {value}; give the flags it "
-                "was trained with, or leave --init out"
+                f"--init {options.init}: its {name.replace('_', ' ')} is {had.get(name)}, but "
+                f"that of the flags {wanted.get(name)}; give {flag}, or leave --init out"
             )
     return trained
 
@@ -560,7 +596,7 @@ def describe_cache(training_set: TrainingSet, cache_gb: float) -> str:
 
 def quieten_libraries() -> None:
     """Keep from the user what only concerns Lightning, and what another process has said."""
-    if any(os.environ.get(name, "0") != "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID")):
+    if not is_first_process():
         warnings.simplefilter("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for message in (

@@ -25,6 +25,7 @@ class RestorationNetwork(nn.Module):
     gives_scores: whether `forward` has `with_scores`, to tell what the network took to be wrong.
     size_multiple: H and W must be multiples of it (padding is the caller's, `utils.inference`).
     block: class of the modules that repeat and are compiled one by one, of trainable networks.
+    degradation_rows: ends of the names of the weights that have a row for each degradation.
     unused_weights: beginnings of the names in a published checkpoint that restoring never reads.
     inference_bytes_per_pixel: of peak memory without gradients, in float32, rounded up.
     windowed_bytes_per_pixel: the same on the CPU, if blocks run in windows there (`net.windows`),
@@ -39,6 +40,7 @@ class RestorationNetwork(nn.Module):
     gives_scores: ClassVar[bool] = False
     size_multiple: ClassVar[int] = 8
     block: ClassVar[type[nn.Module]]
+    degradation_rows: ClassVar[tuple[str, ...]] = ()
     unused_weights: ClassVar[tuple[str, ...]] = ()
     inference_bytes_per_pixel: int
     windowed_bytes_per_pixel: int | None = None

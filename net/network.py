@@ -85,6 +85,7 @@ class AMPromptIR(RestorationNetwork, OnHub):
     }
     gives_scores = True
     block = TransformerBlock
+    degradation_rows = ("text.embeddings", ".weigh.weight", ".weigh.bias", ".maps")
     fusion_reductions = (4, 8)  # levels 2 and 3
 
     def __init__(

@@ -284,7 +284,7 @@ def test_fine_tuning_starts_from_weights_and_goes_on_without_them(
     assert run_script("train", *flags, f"--ckpt_dir={first}", "--max_steps=2").code == 0
     start = first / "last.ckpt"
     flags += ["--init", start, "--schedule=timed", "--max_minutes=5", f"--ckpt_dir={second}"]
-    assert "but the flags are for" in fails("train", *flags, "--width", 12)
+    assert "give --width 16, or" in fails("train", *flags, "--width", 12)
     assert run_script("train", *flags, "--max_steps=1", "--lr=1e-12").code == 0
     before, after = weights(start, True), weights(second / "last.ckpt", True)
     assert all(torch.allclose(value, after[name], atol=1e-6) for name, value in before.items())
@@ -412,6 +412,23 @@ def test_missing_default_sets_are_named_and_the_others_run(
     assert result.code == 0
     assert "denoise is left out" in result.err and "dehaze is left out" in result.err
     assert "Rain100L derain (2)" in result.out
+
+
+def test_a_run_goes_on_with_the_flags_it_was_started_with(run_script, fails, train_flags, tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    flags = [*train_flags, "--de_type", "derain", "--max_steps=3", "--named_probability=0.3"]
+    assert run_script("train", *flags, f"--ckpt_dir={whole}").code == 0
+    assert run_script("train", *flags, f"--ckpt_dir={parts}", "--max_minutes=0.0001").code == 0
+    assert read_checkpoint(parts / "last.ckpt")["global_step"] < 3
+    result = run_script("train", "--resume", f"--ckpt_dir={parts}", "--max_minutes", 9)
+    assert result.code == 0, result.err
+    assert_same_weights(whole / "last.ckpt", parts / "last.ckpt")
+    saved = json.loads((parts / "flags.json").read_text())
+    assert saved[-2:] == ["--max_minutes", "9"] and "--max_minutes=0.0001" not in saved
+    other = fails("train", "--resume", parts / "last.ckpt", "--expansion=1", "--num_gpus=0")
+    assert "has configuration tiny, this one tiny, expansion 1.0" in other
+    (parts / "flags.json").write_text('["--resume", 1]')
+    assert "give all flags of the run again" in fails("train", "--resume", f"--ckpt_dir={parts}")
 
 
 def test_wandb_works_without_an_account(train_flags, tmp_path):

@@ -8,8 +8,9 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
-from net.checkpoint import default_checkpoint
+from net.checkpoint import default_checkpoint, read_checkpoint
 from tests.conftest import ROOT, save_untrained
 from utils.errors import UserError
 from utils.image_io import write_image
@@ -101,6 +102,15 @@ def test_documented_degradation(train_flags, test_flags, photos, tmp_path):
     run(blind, *test_flags, "--ckpt_name", old)
     refused = run(named, *test_flags, "--ckpt_name", old, code=2)
     assert "knows only denoise_15" in refused.stderr and "not dejpeg" in refused.stderr
+    flags = [*train_flags, "--init", old, f"--ckpt_dir={tmp_path / 'tuned'}", "--lr=1e-12"]
+    begun = run(train.partition(" --ckpt_dir")[0], *flags, "--max_steps=1")
+    assert "does not know dejpeg" in begun.stderr
+    weights = [read_checkpoint(path)["state_dict"] for path in (old, tmp_path / "tuned/last.ckpt")]
+    rows = {name for name, value in weights[1].items() if value.shape != weights[0][name].shape}
+    assert len(rows) == 1 + 3 * 3
+    for name, value in weights[0].items():
+        kept = weights[1][name][:5] if name in rows else weights[1][name]
+        assert torch.allclose(kept, value, rtol=1e-5, atol=1e-7), name
 
 
 def test_robustness(run_script, fails, photos, tmp_path):

@@ -25,6 +25,7 @@ from tests.conftest import ROOT, save_untrained
 from utils import callbacks, inference, memory
 from utils.devices import choose_machine
 from utils.finite import FiniteSteps
+from utils.flags import merge_flags
 from utils.image_io import to_tensor
 from utils.inference import automatic_tile, restore
 from utils.losses import charbonnier, classification_loss, spectral_l1
@@ -222,6 +223,13 @@ def test_memory_is_that_of_the_container(line, folder, names, tmp_path, monkeypa
     assert memory.available_memory() > 10**6
     (tmp_path / "table").unlink()
     assert memory.available_memory() > 10**6
+
+
+def test_flags_given_take_the_place_of_saved_ones():
+    saved = ["--de_type", "derain", "dehaze", "--lr=1", "--cuda", "-1", "--no-exclude", "--compile"]
+    given = ["--exclude", "--lr", "2", "--de_type=denoise_15", "--resume"]
+    expected = ["--cuda", "-1", "--compile", "--exclude", "--lr", "2", "--de_type=denoise_15"]
+    assert merge_flags(saved, given, without=["--resume"]) == expected
 
 
 def test_automatic_tile_knows_of_windows():

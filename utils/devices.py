@@ -20,6 +20,12 @@ class Machine(NamedTuple):
     precision: str
 
 
+def is_first_process() -> bool:
+    """Whether this is the first of the processes that a launcher started for one run."""
+    names = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
+    return all(os.environ.get(name, "0") == "0" for name in names)
+
+
 def choose_device(index: int | None) -> torch.device:
     """The GPU of that index, the CPU for -1; for None the first GPU, else Apple's MPS, else CPU.
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 from filelock import FileLock, Timeout
 
+from utils.devices import is_first_process
 from utils.errors import UserError
 from utils.image_io import write_error, write_whole
 
@@ -33,7 +34,7 @@ def hold_folder(folder: Path) -> Iterator[None]:
     Raises:
         UserError: another run holds the folder, or it cannot be written to.
     """
-    if any(os.environ.get(name, "0") != "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID")):
+    if not is_first_process():
         yield
         return
     made = [path for path in (folder, *folder.parents) if not path.exists()]
