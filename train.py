@@ -1,6 +1,6 @@
 """Train a restoration network.
 
-python train.py                                     # all five degradations, as the paper
+python train.py                                     # all five degradations, the paper's size
 python train.py --de_type derain                    # any subset
 python train.py --synthesize                        # from clean photographs alone
 python train.py --resume                            # go on with the run in ckpt/

@@ -60,6 +60,10 @@ class Trained(NamedTuple):
         training = "trained elsewhere"
         if description["steps"] is not None:
             training = f"{description['steps']} steps on {' '.join(description['trained'])}"
+            if (description["run"] or {}).get("init"):
+                training += ", begun from other weights"
+            if description["refitted"]:
+                training += ", refitted"
         return (
             f"{description['network']} ({description['configuration']}), "
             f"text: {description['text_encoder']}, "
@@ -192,6 +196,7 @@ def _load_ours(path: Path, content: dict[str, Any], arguments: dict[str, Any]) -
             "steps": content["global_step"],
             "run": arguments.get("run"),
             "training_seed": arguments.get("seed"),
+            "refitted": arguments.get("refitted"),
             **{key: arguments[key] for key in DESCRIBED},
         }
         degradations = list(arguments["degradations"]) if net.can_be_named else []
@@ -231,6 +236,7 @@ def _load_published(path: Path, content: Any, network: str) -> Trained:
         trained=[],
         run=None,
         training_seed=None,
+        refitted=None,
     )
     return Trained(net.eval(), [], {**_identify(path, net), **origin})
 

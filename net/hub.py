@@ -33,6 +33,8 @@ All-in-one image restoration by one network: noise, rain and haze. An independen
 | degradations it can be told | {{ degradations }} |
 | trained on | {{ trained }} |
 | steps | {{ steps }} |
+| begun from weights of sha256 | {{ init }} |
+| refitted since | {{ refitted }} |
 | training seed | {{ seed }} |
 
 Blind by default: what is wrong is read off the image. With the project's code:
@@ -47,6 +49,9 @@ restored = net(image).clamp(0, 1)
 
 or, for files of any size, `python demo.py --ckpt_name FOLDER --input photo.jpg`.
 
+The weights are under the terms of the pictures that they were trained on, which this file does not
+know; the project's code is under Apache-2.0.
+
 It restores the kinds of damage that it was trained on, and was made for; others it leaves in, or
 makes worse. Nothing here was tested for medical, legal or safety uses.
 """
@@ -55,7 +60,7 @@ makes worse. Nothing here was tested for medical, legal or safety uses.
 class OnHub(
     PyTorchModelHubMixin,
     model_card_template=CARD,
-    license="apache-2.0",
+    license="other",  # the code's is known, that of what weights were trained on is not
     pipeline_tag="image-to-image",
     tags=["image-restoration", "denoising", "deraining", "dehazing"],
 ):
@@ -136,6 +141,8 @@ class OnHub(
             "trained": ", ".join(told["trained"]),
             "steps": self.origin["global_step"],
             "seed": told.get("seed"),
+            "init": (told.get("run") or {}).get("init") or "none",
+            "refitted": "yes" if told.get("refitted") else "no",
         }
         return super().generate_model_card(**{**facts, **texts})
 

@@ -79,7 +79,7 @@ def test_documented_degradation(train_flags, test_flags, photos, tmp_path):
         return done
 
     write_image(copy / "photo.jpg", photos[0])
-    train, blind, named, demo = re.findall(r"^python .*$", text, re.MULTILINE)
+    train, blind, named, demo, tune = re.findall(r"^python .*$", text, re.MULTILINE)
     run(train, *train_flags, "--max_steps=1")
     assert (copy / "dejpeg" / "best.ckpt").is_file()
     run(blind, *test_flags, "--seed=5")
@@ -103,7 +103,7 @@ def test_documented_degradation(train_flags, test_flags, photos, tmp_path):
     refused = run(named, *test_flags, "--ckpt_name", old, code=2)
     assert "knows only denoise_15" in refused.stderr and "not dejpeg" in refused.stderr
     flags = [*train_flags, "--init", old, f"--ckpt_dir={tmp_path / 'tuned'}", "--lr=1e-12"]
-    begun = run(train.partition(" --ckpt_dir")[0], *flags, "--max_steps=1")
+    begun = run(tune.replace(" --synthesize", ""), *flags, "--max_steps=1")  # there are pairs
     assert "does not know dejpeg" in begun.stderr
     weights = [read_checkpoint(path)["state_dict"] for path in (old, tmp_path / "tuned/last.ckpt")]
     rows = {name for name, value in weights[1].items() if value.shape != weights[0][name].shape}

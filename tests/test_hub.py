@@ -50,7 +50,7 @@ def test_folder_comes_back(checkpoint, folder, run_script, photos, tmp_path):
 
 def test_model_card_says_what_it_is(folder):
     card = ModelCard.load(folder / "README.md")
-    assert card.data.license == "apache-2.0" and card.data.pipeline_tag == "image-to-image"
+    assert card.data.license == "other" and card.data.pipeline_tag == "image-to-image"
     lines = [line.strip("| ").split(" | ") for line in card.text.splitlines()]
     rows = dict(line for line in lines if len(line) == 2)
     assert rows["configuration"] == "tiny" and rows["trained on"] == "derain"
