@@ -32,7 +32,8 @@ from net.checkpoint import Trained
 from options import demo_options
 from utils.comparison import COMPARISONS
 from utils.errors import UserError, run
-from utils.image_io import EXTENSIONS, LONGEST_NAME, check_writable, list_images, write_whole
+from utils.files import LONGEST_NAME, check_writable, write_whole
+from utils.image_io import EXTENSIONS, list_images
 from utils.inference import Part
 from utils.pictures import read_picture
 from utils.printable import printable

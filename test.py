@@ -32,7 +32,8 @@ from utils.comparison import COMPARISONS, write_comparison
 from utils.devices import choose_device
 from utils.errors import UserError, run
 from utils.evaluate import Score, evaluate
-from utils.image_io import check_writable, to_pixels, write_image
+from utils.files import check_writable
+from utils.image_io import to_pixels, write_image
 from utils.metrics import SSIM_WINDOW
 from utils.published import PUBLISHED
 from utils.report import Figure, remove_results, summarise, write_results

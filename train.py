@@ -63,9 +63,9 @@ from utils.callbacks import (
 from utils.checkpoints import WholeCheckpoints, remove_unfinished
 from utils.devices import Machine, choose_machine, is_first_process
 from utils.errors import UserError, is_for_want_of_memory, run
+from utils.files import FULL, check_writable, write_error, write_whole
 from utils.finite import FiniteSteps
 from utils.flags import merge_flags, write_flags
-from utils.image_io import FULL, check_writable, write_error, write_whole
 from utils.inference import MEMORY_SHARE
 from utils.locks import hold_folder
 from utils.memory import available_memory

@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard, PyTorchModelHubMixin, hf_hub_download
 
 from net.weights import FILE_NAME, pack_weights
 from utils.errors import UserError
-from utils.image_io import check_writable, write_whole
+from utils.files import check_writable, write_whole
 
 FILE_ENDINGS = (".ckpt", ".safetensors")
 CARD_NAME, CARD_START = "README.md", b"---"

@@ -44,7 +44,8 @@ from data.scenes import (
 )
 from options import Parser, add_test_flags, add_training_flags, find_in_folder
 from utils.errors import UserError, run
-from utils.image_io import check_writable, read_image, write_whole
+from utils.files import check_writable, write_whole
+from utils.image_io import read_image
 
 SCENE = "scene"  # evidence, beside those of `data.overlap`
 SHOWN = 20  # overlaps on the screen; the report has all

@@ -52,7 +52,7 @@ from options import (
 )
 from utils.devices import CPU, choose_machine
 from utils.errors import UserError, run
-from utils.image_io import check_writable, write_whole
+from utils.files import check_writable, write_whole
 from utils.plots import plot_learning_curves
 from utils.processes import run_script
 from utils.report import SCORES, commit

@@ -28,7 +28,7 @@ from net.checkpoint import Trained, default_checkpoint, load_network
 from net.weights import DESCRIPTION, pack_weights
 from options import DEFAULT_CHECKPOINT_HELP, Parser
 from utils.errors import UserError, run
-from utils.image_io import check_writable, write_whole
+from utils.files import check_writable, write_whole
 
 FORMATS = ("safetensors", "onnx")
 ONNX_PACKAGES = ("onnx", "onnxscript")  # which torch.onnx imports

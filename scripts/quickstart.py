@@ -20,7 +20,7 @@ from data.samples import build_samples
 from net.checkpoint import SHIPPED, default_checkpoint
 from options import Parser, natural
 from utils.errors import UserError, run
-from utils.image_io import write_whole
+from utils.files import write_whole
 from utils.processes import ROOT, run_script
 from utils.report import RESULTS, read_results
 

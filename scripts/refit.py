@@ -56,7 +56,8 @@ from options import (
 from scripts.export import to_safetensors
 from utils.devices import choose_device
 from utils.errors import UserError, run
-from utils.image_io import check_writable, read_image, write_whole
+from utils.files import check_writable, write_whole
+from utils.image_io import read_image
 from utils.metrics import psnr
 from utils.schedules import rate_factor
 from utils.tables import format_markdown

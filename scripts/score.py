@@ -29,7 +29,8 @@ from data.transforms import crop_to_multiple
 from options import Parser, positive_float
 from utils.errors import UserError, run
 from utils.evaluate import Score, measure
-from utils.image_io import check_writable, list_images, read_image, to_tensor
+from utils.files import check_writable
+from utils.image_io import list_images, read_image, to_tensor
 from utils.metrics import SSIM_WINDOW
 from utils.report import Figure, summarise, write_results
 from utils.tables import make_table

@@ -26,7 +26,8 @@ from tqdm import tqdm
 from data.samples import write_training_images
 from options import Parser, clean_photos, natural, path, positive
 from utils.errors import UserError, run
-from utils.image_io import check_writable, read_image
+from utils.files import check_writable
+from utils.image_io import read_image
 
 
 def main() -> int:

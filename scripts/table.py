@@ -19,7 +19,7 @@ from data.degradations import DEGRADATION_NAMES
 from data.protocols import PROTOCOLS
 from options import Parser
 from utils.errors import UserError, run
-from utils.image_io import check_writable, write_whole
+from utils.files import check_writable, write_whole
 from utils.plots import plot_cost
 from utils.published import PUBLISHED
 from utils.report import RESULTS, read_results

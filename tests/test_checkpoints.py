@@ -22,7 +22,7 @@ from utils.archive import check_archive
 from utils.callbacks import BestCheckpoint
 from utils.checkpoints import _link, remove_unfinished
 from utils.errors import UserError
-from utils.image_io import write_whole
+from utils.files import write_whole
 from utils.locks import HOLDER, LOCK, hold_folder
 from utils.runs import read_learning_curve
 

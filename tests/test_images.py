@@ -5,14 +5,8 @@ import pytest
 from PIL import Image
 
 from utils.errors import UserError
-from utils.image_io import (
-    check_writable,
-    list_images,
-    read_image,
-    read_size,
-    write_image,
-    write_whole,
-)
+from utils.files import check_writable, write_whole
+from utils.image_io import list_images, read_image, read_size, write_image
 from utils.png import chunk
 
 RAMP = np.linspace(0, 255, 12 * 10).reshape(12, 10).astype(np.uint8)

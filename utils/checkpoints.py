@@ -16,7 +16,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from utils.errors import UserError
-from utils.image_io import write_whole
+from utils.files import write_whole
 
 UNFINISHED = re.compile(r"\.(last|best|previous)\.ckpt\.[0-9a-f]{32}\.part")
 

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from utils.errors import UserError
-from utils.image_io import write_whole
+from utils.files import write_whole
 
 FLAGS = "flags.json"
 

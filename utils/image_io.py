@@ -1,13 +1,11 @@
-"""Reading any picture as 8-bit RGB, and writing files whole or not at all."""
+"""Reading any picture as 8-bit RGB, and writing pictures."""
 
 import contextlib
-import errno
 import io
 import math
 import os
 import stat
 import threading
-import uuid
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -20,17 +18,15 @@ from torch import Tensor
 
 from utils import png
 from utils.errors import UserError
+from utils.files import write_whole
 from utils.printable import printable
 
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm"})
 ORIENTATION_TAG, TURNED = 0x0112, (5, 6, 7, 8)  # EXIF; those that exchange the sides
 PILLOWS_LIMIT = threading.Lock()
 MAX_PIXELS = 2**28  # 16384 x 16384; 0.8 GB in 8 bits
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # disk, quota, and limit on a file's size
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 PHOTOMETRIC, PLANAR, BITS = 262, 284, 258  # tags of a TIFF file
-LONGEST_NAME = 255  # bytes
-GIVE_ANOTHER = "give a folder you may write to"
 LONGEST_SIDES = {"WEBP": 16_383, "JPEG": 65_500}  # pixels that Pillow's encoders take
 SAVE_OPTIONS = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}
 
@@ -254,82 +250,6 @@ def write_image(path: Path, pixels: np.ndarray) -> None:
 def format_of(path: Path) -> str:
     """Pillow's name of the format that a path's ending means."""
     return Image.registered_extensions()[path.suffix.lower()]
-
-
-def write_whole(
-    path: Path,
-    write: Callable[[IO[bytes]], object],
-    durable: bool = False,
-    before_rename: Callable[[], object] | None = None,
-) -> None:
-    """Let `write` fill a temporary file beside `path`, then rename it to `path`.
-
-    Args:
-        durable: make sure that it is on the disk, and stays there after a power cut.
-        before_rename: called when the temporary file is whole.
-
-    Raises:
-        UserError: the folder cannot be made or written to, or the disk is full.
-    """
-    temporary = _temporary_path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            write(file)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        if before_rename:
-            before_rename()
-        temporary.replace(path)
-        if durable:
-            sync_folder(path.parent)
-    except OSError as error:
-        raise write_error(path, error) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-
-
-def _temporary_path(path: Path) -> Path:
-    """Where to write a file at first: beside `path`, by a name that file systems take."""
-    ending = f".{uuid.uuid4().hex}.part"
-    start = f".{path.name}".encode(errors="ignore")[: LONGEST_NAME - len(ending)]
-    return path.with_name(start.decode(errors="ignore") + ending)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make sure that the names in a folder are on the disk, where the system can."""
-    with contextlib.suppress(OSError):  # Windows and some network file systems cannot
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def write_error(path: Path, error: OSError) -> UserError:
-    """What kept a file from being written, and what to do about it."""
-    full = error.errno in FULL
-    remedy = "make room, or give a folder on another disk" if full else GIVE_ANOTHER
-    return UserError(f"{printable(path)}: cannot be written ({error.strerror or error}); {remedy}")
-
-
-def check_writable(folder: Path) -> None:
-    """Make sure, before any work is done, that `folder` can be written to.
-
-    Raises:
-        UserError: it cannot.
-    """
-    probe = folder / f".writable.{uuid.uuid4().hex}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except FileExistsError as error:
-        raise UserError(f"{printable(folder)}: a file; give the path of a folder") from error
-    except OSError as error:
-        raise write_error(folder, error) from error
 
 
 def to_tensor(pixels: np.ndarray) -> Tensor:

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from utils.devices import is_first_process
 from utils.errors import UserError
-from utils.image_io import write_error, write_whole
+from utils.files import write_error, write_whole
 
 LOCK, HOLDER = ".lock", ".holder.json"
 MOMENT = 10.0  # seconds that the loaders of a killed run may outlive it, and hold its lock

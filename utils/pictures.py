@@ -22,6 +22,7 @@ from torch import Tensor
 
 from utils.deep_images import encode_png, encode_tiff
 from utils.errors import UserError
+from utils.files import write_whole
 from utils.image_io import (
     MAX_PIXELS,
     ORIENTATION_TAG,
@@ -33,7 +34,6 @@ from utils.image_io import (
     open_whole,
     raw_mode,
     read_deep_grey,
-    write_whole,
 )
 from utils.printable import printable
 

@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from utils.image_io import write_whole
+from utils.files import write_whole
 from utils.tables import Table
 
 COSTS = {"parameters": "parameters (millions)", "gmacs": "GMACs for one image of 128 x 128"}

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from utils.errors import UserError
 from utils.evaluate import Score, mean_score
-from utils.image_io import write_whole
+from utils.files import write_whole
 from utils.statistics import interval_of_mean
 
 RESULTS = "results.json"
