@@ -22,7 +22,7 @@ from data.degradations import (
     Task,
     of_task,
 )
-from data.pairing import DataSet, describe_layout, find_data_sets
+from data.pairing import DataSet, Pair, describe_layout, find_data_sets, read_list
 from data.protocols import PROTOCOLS
 from net import BASELINES, NETWORKS, AMPromptIR
 from net.checkpoint import DEFAULTS, WIDEST
@@ -177,7 +177,7 @@ def train_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     group.add_argument(
         "--cache_gb",
-        type=weight,
+        type=non_negative,
         default=4.0,
         help="GB (1e9 bytes) a GPU for decoded images that its workers share; 0: decode each time",
     )
@@ -220,11 +220,11 @@ def train_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "or the released code's table by epoch",
     )
     group.add_argument(
-        "--fft_weight", type=weight, default=0.01, help="weight of the loss between spectra"
+        "--fft_weight", type=non_negative, default=0.01, help="weight of the loss between spectra"
     )
     group.add_argument(
         "--classification_weight",
-        type=weight,
+        type=non_negative,
         default=0.0,
         help="weight of the loss that teaches am_promptir to tell the degradations apart",
     )
@@ -551,6 +551,20 @@ def find_in_folder(options: argparse.Namespace, flag: str, task: Task) -> list[D
     return data_sets
 
 
+def choose_pairs(
+    options: argparse.Namespace, task: Task, data_sets: Sequence[DataSet]
+) -> list[Pair]:
+    """The pairs of a task's training sets, or those that the list in `--data_file_dir` names.
+
+    Raises:
+        UserError: as `read_list`.
+    """
+    pairs = [pair for data_set in data_sets for pair in data_set.pairs]
+    if pairs and options.data_file_dir:
+        pairs = read_list(options.data_file_dir / task.list_file, pairs)
+    return pairs
+
+
 def clean_photos(folder: Path) -> list[Path]:
     """The pictures in the folder of `--clean`, sorted by name.
 
@@ -616,7 +630,7 @@ def gpu_index(text: str) -> int:
     return _number(int, text, lambda value: value >= CPU, "the index of a GPU, or -1 for the CPU")
 
 
-def weight(text: str) -> float:
+def non_negative(text: str) -> float:
     """A number from 0 to `LARGEST_FLOAT`."""
     expected = f"a number, 0 or above (and at most {LARGEST_FLOAT:g})"
     return _number(float, text, lambda value: 0 <= value <= LARGEST_FLOAT, expected)

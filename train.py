@@ -34,13 +34,7 @@ from data.datasets import TrainingSet, ValidationSet, split
 from data.degradations import CLEAN, DEGRADATION_NAMES, DEGRADATIONS, TASKS, Task
 from data.links import check_links
 from data.loaders import allow_open_files, make_loaders
-from data.pairing import (
-    Pair,
-    check_sizes,
-    describe_layout,
-    find_data_sets,
-    read_list,
-)
+from data.pairing import Pair, check_sizes, describe_layout, find_data_sets
 from data.scenes import TEST_SCENES, describe_overlaps, leave_out
 from data.variety import UNTOUCHED
 from net import NETWORKS
@@ -50,7 +44,13 @@ from net.continuing import check_same_init, check_same_run, find_start, is_whole
 from net.restorer import Restorer
 from net.text import embed
 from net.transfer import load_by_degradation
-from options import name_configuration, network_arguments, train_options, with_saved_flags
+from options import (
+    choose_pairs,
+    name_configuration,
+    network_arguments,
+    train_options,
+    with_saved_flags,
+)
 from utils.callbacks import (
     AveragedWeights,
     BestCheckpoint,
@@ -497,11 +497,9 @@ def find_pairs_of_task(options: Namespace, task: Task) -> list[Pair]:
             f"--{task.name}_dir {folder}: {what}; expected {describe_layout(task)}; "
             f"put them there, or train others than {task.name} with --de_type"
         )
-    pairs = [pair for data_set in data_sets for pair in data_set.pairs]
+    pairs = choose_pairs(options, task, data_sets)
     if not options.follow_links:
         check_links(folder, pairs)
-    if options.data_file_dir:
-        pairs = read_list(options.data_file_dir / task.list_file, pairs)
     return check_test_scenes(pairs, task.name, options.exclude_test_scenes)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from net import BASELINES, NETWORKS, RestorationNetwork
 from net.complexity import count_macs, count_parameters
-from net.weights import ENDING, FILE_NAME, unpack_weights
+from net.weights import ENDING, FILE_NAME, pack_weights, unpack_weights
 from utils.archive import check_archive
 from utils.errors import UserError
 
@@ -53,6 +53,13 @@ class Trained(NamedTuple):
         text = self.description["network_arguments"].get("text")
         kind = f", text {text}" if text else ""
         return f"{self.description['network']} ({self.description['configuration']}{kind})"
+
+    def pack(self, half: bool) -> bytes:
+        """A safetensors file's content, in half precision if `half`. Raises `UserError`."""
+        try:
+            return pack_weights(self.net, self.net.origin, half)
+        except OverflowError as error:
+            raise UserError(f"--half: {error}; leave it out") from error
 
     def describe(self) -> str:
         """Network, text table, length and subject of the training, in one line."""

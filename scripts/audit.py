@@ -33,7 +33,7 @@ from tqdm import tqdm
 
 from data.degradations import TASKS
 from data.overlap import PictureIndex
-from data.pairing import Pair, read_list, read_names
+from data.pairing import Pair, read_names
 from data.scenes import (
     TEST_SCENES,
     TestScenes,
@@ -42,7 +42,7 @@ from data.scenes import (
     name_of,
     scenes_of,
 )
-from options import Parser, add_test_flags, add_training_flags, find_in_folder
+from options import Parser, add_test_flags, add_training_flags, choose_pairs, find_in_folder
 from utils.errors import UserError, run
 from utils.files import check_writable, write_whole
 from utils.image_io import read_image
@@ -63,7 +63,7 @@ class Finding(NamedTuple):
     correlation: str
 
 
-class Picture(NamedTuple):
+class TestPicture(NamedTuple):
     """A clean image of a test set."""
 
     test_set: str
@@ -124,17 +124,15 @@ def find_training(options: Namespace) -> tuple[dict[tuple[str, str], list[Pair]]
     for task in TASKS:
         folder = getattr(options, f"{task.name}_dir")
         data_sets = find_in_folder(options, f"{task.name}_dir", task)
-        pairs = [pair for data_set in data_sets for pair in data_set.pairs]
-        if not pairs:
+        pairs = choose_pairs(options, task, data_sets)
+        if pairs:
+            training[task.name, str(folder)] = pairs
+        else:
             left_out.append(f"no training images in --{task.name}_dir {folder}")
-            continue
-        if options.data_file_dir:
-            pairs = read_list(options.data_file_dir / task.list_file, pairs)
-        training[task.name, str(folder)] = pairs
     return training, left_out
 
 
-def find_tests(options: Namespace) -> tuple[list[TestScenes], list[Picture], list[str]]:
+def find_tests(options: Namespace) -> tuple[list[TestScenes], list[TestPicture], list[str]]:
     """The scenes of all test sets by name, the clean test images, and what is left out."""
     known, pictures, left_out = list(TEST_SCENES), [], []
     for task in TASKS:
@@ -142,7 +140,7 @@ def find_tests(options: Namespace) -> tuple[list[TestScenes], list[Picture], lis
         data_sets = find_in_folder(options, f"{task.name}_path", task)
         for data_set in data_sets:
             clean = dict.fromkeys(pair.clean for pair in data_set.pairs)
-            pictures += [Picture(data_set.name, path) for path in clean]
+            pictures += [TestPicture(data_set.name, path) for path in clean]
             known.append(scenes_of(data_set, task.name))
         if not data_sets:
             left_out.append(f"no test images in --{task.name}_path {folder}")
@@ -180,7 +178,7 @@ def compare_names(
 
 
 def compare_pictures(
-    training: dict[tuple[str, str], list[Pair]], pictures: list[Picture], missed: list[str]
+    training: dict[tuple[str, str], list[Pair]], pictures: list[TestPicture], missed: list[str]
 ) -> list[Finding]:
     """What the clean images show; `missed` receives a line for each that cannot be compared."""
 
@@ -191,7 +189,7 @@ def compare_pictures(
             missed.append(str(error))
             return None
 
-    indexed: list[Picture] = []
+    indexed: list[TestPicture] = []
 
     def test_pictures() -> Iterator[np.ndarray]:
         for picture in tqdm(pictures, "test images", unit="image"):

@@ -24,12 +24,12 @@ from data.damage import read_sizes
 from data.datasets import TrainingSet, TrainingStream, ValidationSet
 from data.degradations import DEGRADATION_NAMES, TASKS, of_task
 from data.loaders import allow_open_files, make_loaders
-from data.pairing import read_list
 from options import (
     MOST_WORKERS,
     Parser,
     add_training_flags,
     batch_size,
+    choose_pairs,
     find_in_folder,
     natural,
     patch_size,
@@ -71,10 +71,8 @@ def main() -> int:
 
     pairs = {}
     for task in TASKS:
-        found = find_in_folder(options, f"{task.name}_dir", task)
-        found = [pair for data_set in found for pair in data_set.pairs]
-        if found and options.data_file_dir:
-            found = read_list(options.data_file_dir / task.list_file, found)
+        data_sets = find_in_folder(options, f"{task.name}_dir", task)
+        found = choose_pairs(options, task, data_sets)
         chosen = [entry.name for entry in of_task(task.name) if entry.name in options.de_type]
         pairs |= {name: found for name in chosen if found}
     if not pairs:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from net import AMPromptIR
 from net.checkpoint import Trained, default_checkpoint, load_network
-from net.weights import DESCRIPTION, pack_weights
+from net.weights import DESCRIPTION
 from options import DEFAULT_CHECKPOINT_HELP, Parser
 from utils.errors import UserError, run
 from utils.files import check_writable, write_whole
@@ -70,21 +70,10 @@ def main() -> int:
             "give another name"
         )
     check_writable(options.output.parent)
-    if options.format == "onnx":
-        content = to_onnx(trained)
-    else:
-        content = to_safetensors(trained, options.half)
+    content = to_onnx(trained) if options.format == "onnx" else trained.pack(options.half)
     write_whole(options.output, lambda file: file.write(content))
     print(f"{options.output}: {len(content) / 1e6:.1f} MB")
     return 0
-
-
-def to_safetensors(trained: Trained, half: bool) -> bytes:
-    """The file's content. Raises `UserError`."""
-    try:
-        return pack_weights(trained.net, trained.net.origin, half)
-    except OverflowError as error:
-        raise UserError(f"--half: {error}; leave it out") from error
 
 
 def to_onnx(trained: Trained) -> bytes:

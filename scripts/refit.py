@@ -53,7 +53,6 @@ from options import (
     positive,
     positive_float,
 )
-from scripts.export import to_safetensors
 from utils.devices import choose_device
 from utils.errors import UserError, run
 from utils.files import check_writable, write_whole
@@ -225,7 +224,7 @@ def main() -> int:
     trained = load_network(options.ckpt_name or default_checkpoint())
     print(f"{trained.description['checkpoint']}: {trained.describe()}", flush=True)
     kinds, rows = kinds_of(trained)
-    to_safetensors(trained, options.half)  # what cannot be packed is told of before the long work
+    trained.pack(options.half)  # what cannot be packed is told of before the long work
 
     net = trained.net.to(device)
     sides = {kind: SIDES.get(kind, NOISY_SIDES) for kind in kinds}
@@ -244,7 +243,7 @@ def main() -> int:
     keys = ("steps", "batch_size", "lr", "hold_out", "seed")
     done = {"of": trained.description["sha256"]} | {key: vars(options)[key] for key in keys}
     net.origin["hyper_parameters"]["refitted"] = done
-    content = to_safetensors(trained, options.half)
+    content = trained.pack(options.half)
     if options.half:
         net.half().float()  # what the file holds is measured
     after, departure = refit.measure(tests)

@@ -18,12 +18,13 @@ import re
 import warnings
 from argparse import Namespace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 from data.degradations import DEGRADATION_NAMES, DEGRADATIONS, TASKS, Degradation
-from data.pairing import FOLDER_PAIRS, Pair, first_few, match_pairs
+from data.pairing import FOLDER_PAIRS, first_few, match_pairs
 from data.protocols import PROTOCOLS
 from data.transforms import crop_to_multiple
 from options import Parser, positive_float
@@ -39,22 +40,30 @@ NOT_MEASURED = (float("nan"),) * 3
 OUTPUT = Path("output/scored")
 
 
+class Match(NamedTuple):
+    """A picture, restored or degraded, and its clean one; its name is that of the degraded one."""
+
+    name: str
+    picture: Path
+    clean: Path
+
+
 def main() -> int:
     options = parse()
     [degradation] = [entry for entry in DEGRADATIONS if entry.name == options.degradation]
     targets = list_pictures("target", options.target)
-    pairs = find_pairs("restored", options.restored, targets, options.target, degradation)
+    matches = find_matches("restored", options.restored, targets, options.target, degradation)
     inputs = {}
     if options.degraded:
-        found = find_pairs("degraded", options.degraded, targets, options.target, degradation)
-        inputs = {pair.name: pair.degraded for pair in found}
-        missing = [pair.name for pair in pairs if pair.name not in inputs]
+        found = find_matches("degraded", options.degraded, targets, options.target, degradation)
+        inputs = {match.name: match.picture for match in found}
+        missing = [match.name for match in matches if match.name not in inputs]
         if missing:
             raise UserError(
                 f"--degraded {options.degraded}: no picture is called {missing[0]}, as a restored "
                 "one is; give the restored pictures the names of the degraded ones"
             )
-    restored = {pair.clean for pair in pairs}
+    restored = {match.clean for match in matches}
     not_restored = [path.name for path in targets if path not in restored]
     if not_restored:
         warnings.warn(
@@ -66,8 +75,8 @@ def main() -> int:
     check_writable(output)
 
     scores = [
-        score(pair, inputs.get(pair.name), options.protocol == "paper")
-        for pair in tqdm(pairs, "scoring", unit="image")
+        score(match, inputs.get(match.name), options.protocol == "paper")
+        for match in tqdm(matches, "scoring", unit="image")
     ]
     figures = [Figure(name_data_set(options), degradation.name, scores)]
     content = summarise(
@@ -137,21 +146,22 @@ def list_pictures(flag: str, folder: Path) -> list[Path]:
     return pictures
 
 
-def find_pairs(
+def find_matches(
     flag: str, folder: Path, targets: list[Path], target: Path, degradation: Degradation
-) -> list[Pair]:
+) -> list[Match]:
     """Pictures of a folder with their clean ones.
 
     Raises:
         UserError: the folder has no pictures, or one has no clean partner.
     """
     [task] = [task for task in TASKS if task.name == degradation.task]
-    return match_pairs(list_pictures(flag, folder), targets, task, folder, target, flag)
+    pairs = match_pairs(list_pictures(flag, folder), targets, task, folder, target, flag)
+    return [Match(pair.name, pair.degraded, pair.clean) for pair in pairs]
 
 
-def score(pair: Pair, degraded: Path | None, cropped: bool) -> Score:
+def score(match: Match, degraded: Path | None, cropped: bool) -> Score:
     """The figures of one restored picture, and of the degraded one if there is any."""
-    clean = read_image(pair.clean)
+    clean = read_image(match.clean)
 
     def compare(path: Path) -> tuple[float, float, float]:
         images = fit(path, read_image(path), clean, cropped)
@@ -163,7 +173,7 @@ def score(pair: Pair, degraded: Path | None, cropped: bool) -> Score:
         return measure(*map(to_tensor, images))
 
     before = compare(degraded) if degraded else NOT_MEASURED
-    return Score(pair.name, *before, *compare(pair.degraded), *NOT_MEASURED[:2])
+    return Score(match.name, *before, *compare(match.picture), *NOT_MEASURED[:2])
 
 
 def fit(

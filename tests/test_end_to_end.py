@@ -486,6 +486,7 @@ def test_accumulating_run_is_stopped_after_a_whole_step(
         assert run_script("train", *halves, "--resume").code == 0
         assert_same_weights(tmp_path / "last.ckpt", accumulated / "last.ckpt")
     else:
-        assert run_script("train", *flags, "--batch_size", 4, "--resume").code == 0
+        whole = ["--batch_size", 4, "--accumulate", 1]
+        assert run_script("train", *flags, *whole, "--resume").code == 0
         assert_same_weights(tmp_path / "last.ckpt", accumulated / "last.ckpt", tolerance=ROUNDING)
         assert read_checkpoint(tmp_path / "last.ckpt")["global_step"] == 4
