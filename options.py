@@ -45,6 +45,10 @@ MOST_PATCHES = 2**16  # in a batch
 MOST_BATCHES = 2**16  # in a step
 MOST_EPOCHS = 10**6
 MOST_WORKERS = 1024
+NOT_KEPT = (  # of a run's flags: where it is, and what one trusts another's folder with
+    *("--resume", "--ckpt_dir"),
+    *("--follow_links", "--max_pixels", "--wblogger"),
+)
 
 
 class _Defaults(argparse.ArgumentDefaultsHelpFormatter):
@@ -246,17 +250,20 @@ def train_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
     group.add_argument(
         "--deterministic",
-        action="store_true",
+        action=argparse.BooleanOptionalAction,
+        default=False,
         help="the same weights from run to run on a GPU too (slower); on a CPU they always are",
     )
     group.add_argument(
         "--compile",
-        action="store_true",
+        action=argparse.BooleanOptionalAction,
+        default=False,
         help="compile the network (torch.compile): the first steps take minutes; meant for GPUs",
     )
     group.add_argument(
         "--cuda_graph",
-        action="store_true",
+        action=argparse.BooleanOptionalAction,
+        default=False,
         help="record the network's pass once and replay it in each step; for one CUDA device",
     )
 
@@ -274,7 +281,12 @@ def train_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="PROJECT",
         help="log to this wandb project (offline if logged out)",
     )
-    group.add_argument("--tensorboard", action="store_true", help="log to TensorBoard as well")
+    group.add_argument(
+        "--tensorboard",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="log to TensorBoard as well",
+    )
 
     options = parser.parse_args(argv)
     if options.schedule == "timed" and not options.max_minutes:
@@ -329,7 +341,9 @@ def with_saved_flags(argv: Sequence[str]) -> list[str]:
     if not run.resume:
         return list(argv)
     folder = run.ckpt_dir if run.resume == "auto" else Path(run.resume).parent
-    return merge_flags(read_flags(folder), argv)
+    has_begun = any(folder.glob("*.ckpt"))  # then its weights come from there
+    without = (*NOT_KEPT, "--init") if has_begun else NOT_KEPT
+    return merge_flags(read_flags(folder), argv, without)
 
 
 def _add_run_flags(parser) -> None:

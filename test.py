@@ -13,7 +13,7 @@ if __name__ == "__main__":
 # isort: split
 import sys
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,7 @@ def main() -> int:
     knowledge = "named" if options.named else "blind"
     tile = "auto" if options.tile is None else options.tile
     variants = ["self-ensemble"] * options.self_ensemble + [f"tile {tile}"] * (tile != 0)
+    variants += [f"seed {options.seed}"] * (options.seed != 0)
     name = " ".join([options.protocol, knowledge, *variants])
     output = options.output_path / name.replace(" ", "_").replace("-", "_")
     folders = [output / name_folder(candidate) for candidate in candidates]
@@ -124,7 +125,7 @@ def check_knows(trained: Trained, named: bool, tasks: list[str]) -> None:
 
 
 def name_folder(trained: Trained) -> str:
-    """A folder's name for one of several checkpoints."""
+    """The name of the folder of a checkpoint's results."""
     return f"{trained.description['network']}_{trained.description['sha256'][:8]}"
 
 
@@ -143,6 +144,7 @@ def find_test_sets(options: Namespace) -> tuple[list[tuple[Task, DataSet]], list
             continue
         folder = getattr(options, f"{task.name}_path")
         data_sets = find_in_folder(options, f"{task.name}_path", task)
+        check_folders(data_sets)
         for data_set in data_sets:
             if not options.follow_links:
                 check_links(folder, data_set.pairs)
@@ -162,6 +164,19 @@ def find_test_sets(options: Namespace) -> tuple[list[tuple[Task, DataSet]], list
     if not found:
         raise UserError("nothing was tested: no test images found (see above)")
     return found, left_out
+
+
+def check_folders(data_sets: Sequence[DataSet]) -> None:
+    """Raise `UserError` if the results of two data sets would be in one folder."""
+    seen: dict[str, str] = {}
+    for data_set in data_sets:
+        folder = data_set.name.replace(" ", "_")
+        if folder in seen:
+            raise UserError(
+                f"{seen[folder]} and {data_set.name}: their results would be in one folder; rename "
+                "one of them"
+            )
+        seen[folder] = data_set.name
 
 
 def check_names(data_set: DataSet) -> None:
@@ -186,7 +201,8 @@ def score(
 ) -> Iterator[dict[str, Any]]:
     """Restore one data set under each degradation of its task; what each results file says.
 
-    A set's pictures and figures are in a folder of their own, so that a test replaces no other's.
+    Pictures and figures are in a folder of their own, so that other sets' are not replaced. It is
+    written when the next is asked for.
     """
     streams = iterate_test_set(
         data_set, of_task(task.name), options.protocol, options.seed, options.max_pixels

@@ -17,7 +17,7 @@ import os
 import sys
 import warnings
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, NamedTuple
@@ -28,6 +28,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from data.damage import Found, find_damage, refuse_damage, report_damage
 from data.datasets import TrainingSet, ValidationSet, split
@@ -45,6 +46,7 @@ from net.restorer import Restorer
 from net.text import embed
 from net.transfer import load_by_degradation
 from options import (
+    NOT_KEPT,
     choose_pairs,
     name_configuration,
     network_arguments,
@@ -71,7 +73,7 @@ from utils.locks import hold_folder
 from utils.memory import available_memory
 from utils.replaced import ReplacedImages
 
-OF_A_START = ("--resume", "--init", "--ckpt_dir")  # flags that going on with a run does not take
+SAME_TEXT = 1e-3  # between two embeddings of unit length
 PREVIOUS = "previous.ckpt"  # what last.ckpt was before
 LOST_WORKER = (  # PyTorch's words when a process that loads was killed, or has no room
     "DataLoader worker (pid",
@@ -129,14 +131,14 @@ def train(options: Namespace, flags: list[str]) -> int:
         check_recording(options, machine)
     training, validation, found = find_pairs(options)
 
-    beside = machine.num_processes // machine.num_nodes  # which share the memory with this one
+    num_local = machine.num_processes // machine.num_nodes  # which share this machine's memory
     training_set = TrainingSet(
         training,
         options.patch_size,
         options.seed,
         options.balance,
         found.sizes,
-        cache_bytes=min(1e9 * options.cache_gb, MEMORY_SHARE * available_memory() / beside),
+        cache_bytes=min(1e9 * options.cache_gb, MEMORY_SHARE * available_memory() / num_local),
         damaged=found.damaged,
         max_pixels=options.max_pixels,
         variety=options.variety,
@@ -180,7 +182,7 @@ def train(options: Namespace, flags: list[str]) -> int:
         num_processes=trainer.world_size,
     )
     if trainer.is_global_zero:
-        write_flags(options.ckpt_dir, merge_flags([], flags, without=OF_A_START))
+        write_flags(options.ckpt_dir, merge_flags(flags, [], without=NOT_KEPT))
         print(describe(restorer, training, validation, machine, first_step))
         print(describe_cache(training_set, options.cache_gb))
     try:
@@ -253,20 +255,17 @@ def make_restorer(
         text_encoder, init = start.description["text_encoder"], start.description["sha256"]
         known = start.net.origin["hyper_parameters"]["degradations"]
     new = [name for name in DEGRADATION_NAMES if name not in known]
-    if new:
+    if new and NETWORKS[options.network].degradation_rows:
         warnings.warn(
             f"--init {options.init}: does not know {', '.join(new)}; what the network has for each "
             "degradation starts anew there",
             stacklevel=1,
         )
     if options.text == "clip" and (new or not text_encoder):
-        embeddings, encoder = embed_degradations(options)
-        if text_encoder not in ("", encoder):
-            raise UserError(
-                f"--clip_pretrained {options.clip_pretrained}: --init {options.init} has texts of "
-                f"{text_encoder}, new ones would be of {encoder}; give the weights of the former"
-            )
-        text_encoder = encoder
+        texts = [degradation.text for degradation in DEGRADATIONS]
+        embeddings, text_encoder = embed(texts, options.clip_pretrained, options.clip_quick_gelu)
+        if start:
+            check_same_texts(options, embeddings, start.net.text.embeddings, known)
 
     torch.manual_seed(options.seed)
     restorer = Restorer(
@@ -304,10 +303,21 @@ def make_restorer(
     return restorer
 
 
-def embed_degradations(options: Namespace) -> tuple[Tensor, str]:
-    """CLIP's embeddings of all degradations, and its name, as `net.text.embed`."""
-    texts = [degradation.text for degradation in DEGRADATIONS]
-    return embed(texts, options.clip_pretrained, options.clip_quick_gelu)
+def check_same_texts(
+    options: Namespace, embeddings: Tensor, table: Tensor, known: Sequence[str]
+) -> None:
+    """Raise `UserError` if CLIP's weights are not those that the table of `--init` was made by.
+
+    Args:
+        embeddings: of all degradations; table: rows of unit length, of those `known`.
+    """
+    shared = [name for name in DEGRADATION_NAMES if name in known]
+    now = normalize(embeddings[[DEGRADATION_NAMES.index(name) for name in shared]], dim=1)
+    if not torch.allclose(now, table[[known.index(name) for name in shared]], atol=SAME_TEXT):
+        raise UserError(
+            f"--clip_pretrained {options.clip_pretrained}: gives other texts than those in --init "
+            f"{options.init}; give the weights that its table was made by"
+        )
 
 
 def find_weights(options: Namespace) -> Trained:
@@ -328,12 +338,15 @@ def find_weights(options: Namespace) -> Trained:
     for name in {**wanted, **had}:
         if had.get(name) != wanted.get(name):
             size = trained.description["configuration"].partition(",")[0]
-            flag = f"--{name} {had.get(name)}"
             if name != "network" and size != options.configuration:
-                flag = f"--configuration {size}"
+                remedy = f"give --configuration {size}"
+            elif hasattr(options, name):
+                remedy = f"give --{name} {had.get(name)}"
+            else:
+                remedy = "use the version of the code that made it"
             raise UserError(
-                f"--init {options.init}: its {name.replace('_', ' ')} is {had.get(name)}, but "
-                f"that of the flags {wanted.get(name)}; give {flag}, or leave --init out"
+                f"--init {options.init}: it has {name.replace('_', ' ')} {had.get(name)}, the "
+                f"flags ask for {wanted.get(name)}; {remedy}, or leave --init out"
             )
     return trained
 

@@ -207,8 +207,12 @@ def _load_ours(path: Path, content: dict[str, Any], arguments: dict[str, Any]) -
             **{key: arguments[key] for key in DESCRIBED},
         }
         degradations = list(arguments["degradations"]) if net.can_be_named else []
-        if net.can_be_named and len(degradations) != net.num_degradations:
-            raise ValueError(f"{len(degradations)} degradations, not {net.num_degradations}")
+        if net.degradation_rows and len(arguments["degradations"]) != net.num_degradations:
+            raise ValueError(
+                f"{len(arguments['degradations'])} degradations, not {net.num_degradations}"
+            )
+        if net.can_be_named and not net.text.filled:
+            raise ValueError("its table of texts is empty")
     except Exception as error:  # a file from elsewhere may hold anything
         raise UserError(
             f"{path}: its weights do not fit the network {arguments['network']!r} "

@@ -172,7 +172,7 @@ class Upsample(nn.Module):
         return _channels_last(F.pixel_shuffle(self.conv(x), 2))
 
     def beside(self, x: Tensor, skip: Tensor) -> Tensor:
-        """[forward(x), skip] of (B, D + E, 2H, 2W); without gradients the former in bands."""
+        """[forward(x), skip] of (B, D + E, 2H, 2W); the former in bands if `is_large`."""
         if not is_large(skip):
             return torch.cat([self(x), skip], dim=1)
         batch, channels, height, width = skip.shape

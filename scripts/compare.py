@@ -53,16 +53,16 @@ from options import (
 from utils.devices import CPU, choose_machine
 from utils.errors import UserError, run
 from utils.files import check_writable, write_whole
+from utils.flags import FLAGS
 from utils.plots import plot_learning_curves
 from utils.processes import run_script
 from utils.report import SCORES, commit
-from utils.runs import format_differences, format_scores, read_learning_curve, read_scores
+from utils.runs import DONE, format_differences, format_scores, read_learning_curve, read_scores
 from utils.statistics import SMALLEST_SAMPLE
 from utils.tables import NOTHING, format_markdown
 from utils.timing import make_training_step, time_in_turns
 
 PLAN = "plan.json"
-DONE = "tested.txt"  # names the scores of a test that came to its end
 VALIDATIONS = 5  # points of a learning curve
 TIMED_ROUNDS = 5
 SET_HERE = (  # flags of train.py that a training cannot be given
@@ -382,6 +382,7 @@ def train(contestant: Contestant, folder: Path, seed: int, steps: int, options: 
     folders = [f"--{task.name}_dir={getattr(options, f'{task.name}_dir')}" for task in TASKS]
     if options.data_file_dir:
         folders.append(f"--data_file_dir={options.data_file_dir}")
+    (folder / FLAGS).unlink(missing_ok=True)  # all are given here, and some may change
     run_script(
         "train.py",
         *contestant.flags,
@@ -403,7 +404,8 @@ def test(contestant: Contestant, folder: Path, knowledge: str, options: Namespac
     tested = folder / f"{options.protocol}_{knowledge}"
     if is_tested(tested, checkpoint):
         return
-    shutil.rmtree(tested, ignore_errors=True)  # of another checkpoint, or broken off
+    if tested.exists():  # of another checkpoint, or broken off
+        shutil.rmtree(tested)
     cuda = CPU if contestant.options.num_gpus == 0 else contestant.options.cuda
     run_script(
         "test.py",
@@ -414,7 +416,7 @@ def test(contestant: Contestant, folder: Path, knowledge: str, options: Namespac
         f"--protocol={options.protocol}",
         f"--output_path={folder}",
     )
-    scores = "\n".join(str(path.relative_to(tested)) for path in tested.rglob(SCORES))
+    scores = "\n".join(str(path.relative_to(tested)) for path in sorted(tested.rglob(SCORES)))
     write_whole(tested / DONE, lambda file: file.write(os.fsencode(scores)))
 
 
@@ -424,7 +426,7 @@ def is_tested(tested: Path, checkpoint: Path) -> bool:
     if not done.is_file() or done.stat().st_mtime < checkpoint.stat().st_mtime:
         return False
     scores = os.fsdecode(done.read_bytes()).splitlines()
-    return all((tested / name).is_file() for name in scores)
+    return bool(scores) and all((tested / name).is_file() for name in scores)
 
 
 def write_report(

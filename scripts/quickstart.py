@@ -80,7 +80,7 @@ def make_empty(folder: Path, kept: Collection[str] = ()) -> None:
     if (folder / MARKER).exists():
         for path in folder.iterdir():
             if path.name not in (MARKER, *kept):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"--folder {folder}: is there already; choose a new or empty folder")
     write_whole(folder / MARKER, lambda file: None)

@@ -155,6 +155,7 @@ def test_the_one_before_is_kept(folder):
         "last.ckpt",
         "previous.ckpt",
         "best.ckpt",
+        "flags.json",
         "logs",
         "samples",
     }

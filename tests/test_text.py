@@ -6,6 +6,7 @@ import torch
 from data.degradations import DEGRADATIONS
 from net import AMPromptIR
 from net.text import TextTable, embed, weigh_by_similarity
+from net.transfer import load_by_degradation
 from utils.errors import UserError
 
 TEXTS = [degradation.text for degradation in DEGRADATIONS]
@@ -99,3 +100,20 @@ def test_learned_rows_are_orthogonal_and_trainable():
     assert torch.allclose(rows @ rows.T, torch.eye(5), atol=1e-5)
     with pytest.raises(ValueError, match="text='clip'"):
         table.fill(torch.rand(5, 32))
+
+
+def test_rows_go_over_by_name():
+    had, has = ["x", "y", "z"], ["z", "new", "x"]
+    arguments = {**AMPromptIR.configurations["tiny"], "text": "learned", "num_degradations": 3}
+    source, target = AMPromptIR(**arguments), AMPromptIR(**arguments)
+    before = {name: value.clone() for name, value in target.state_dict().items()}
+    load_by_degradation(target, source.state_dict(), had, has)
+    rows = 0
+    for name, value in target.state_dict().items():
+        given = source.state_dict()[name]
+        if name.endswith(AMPromptIR.degradation_rows):
+            rows += 1
+            assert torch.equal(value, torch.stack([given[2], before[name][1], given[0]])), name
+        else:
+            assert torch.equal(value, given), name
+    assert rows == 1 + 3 * 3

@@ -228,8 +228,11 @@ def test_memory_is_that_of_the_container(line, folder, names, tmp_path, monkeypa
 def test_flags_given_take_the_place_of_saved_ones():
     saved = ["--de_type", "derain", "dehaze", "--lr=1", "--cuda", "-1", "--no-exclude", "--compile"]
     given = ["--exclude", "--lr", "2", "--de_type=denoise_15", "--resume"]
-    expected = ["--cuda", "-1", "--compile", "--exclude", "--lr", "2", "--de_type=denoise_15"]
-    assert merge_flags(saved, given, without=["--resume"]) == expected
+    expected = ["--cuda", "-1", "--compile", *given]
+    assert merge_flags(saved, given) == expected
+    assert merge_flags(saved, ["-h", "--num_gpus=0"], without=["--lr", "--de_type"]) == [
+        *("-h", "--no-exclude", "--compile", "--num_gpus=0"),
+    ]
 
 
 def test_automatic_tile_knows_of_windows():

@@ -8,6 +8,7 @@ from utils.errors import UserError
 from utils.files import write_whole
 
 FLAGS = "flags.json"
+ONE_OF = {"--cuda": "--num_gpus"}  # flags of which only one may be given
 
 
 def merge_flags(
@@ -16,17 +17,27 @@ def merge_flags(
     """Flags and their values, those given in place of saved ones of the same name.
 
     Args:
-        without: names of flags to leave out, with their dashes.
+        without: names of saved flags to leave out, with their dashes.
     """
+    first, groups = _group(given)
+    _, before = _group(saved)
+    kept = {name: group for name, group in before.items() if name not in (*groups, *without)}
+    return [*first, *(word for group in (*kept.values(), *groups.values()) for word in group)]
+
+
+def _group(words: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
+    """What stands before the first flag, and the last of each flag with its values, by name."""
+    first: list[str] = []
     groups: dict[str, list[str]] = {}
-    group: list[str] = []
-    for word in (*saved, *given):
+    group = first
+    for word in words:
         if word.startswith("--"):
             name = word.partition("=")[0].replace("--no-", "--", 1)
+            name = ONE_OF.get(name, name)
             groups.pop(name, None)
             group = groups[name] = []
         group.append(word)
-    return [word for name, group in groups.items() if name not in without for word in group]
+    return first, groups
 
 
 def write_flags(folder: Path, flags: Sequence[str]) -> None:
@@ -46,7 +57,7 @@ def read_flags(folder: Path) -> list[str]:
         flags = json.loads(path.read_text())
         if not isinstance(flags, list) or not all(isinstance(word, str) for word in flags):
             raise ValueError("expected a list of words")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(

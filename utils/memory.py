@@ -30,11 +30,12 @@ def available_memory() -> int:
 def _left_in_groups() -> Iterator[int]:
     """Bytes up to the limit of each control group that has one; none outside Linux."""
     try:
-        lines = GROUPS.read_text().splitlines()
+        lines = GROUPS.read_text(errors="surrogateescape").splitlines()
     except OSError:
         return
     for line in lines:
-        _, controllers, path = line.split(":", 2)
+        _, _, found = line.partition(":")
+        controllers, _, path = found.partition(":")
         if controllers and "memory" not in controllers.split(","):
             continue
         top, names = (ROOT / "memory", FIRST) if controllers else (ROOT, SECOND)
@@ -44,7 +45,8 @@ def _left_in_groups() -> Iterator[int]:
                 limit = int((folder / names.limit).read_text())
                 usage = int((folder / names.usage).read_text())
                 statistics = (folder / "memory.stat").read_text().split()
+                cached = dict(zip(statistics[::2], statistics[1::2], strict=False))
+                droppable = int(cached.get(names.droppable, 0))
             except (OSError, ValueError):  # no such group here, or no limit ("max")
                 continue
-            cached = dict(zip(statistics[::2], statistics[1::2], strict=False))
-            yield limit - usage + int(cached.get(names.droppable, 0))
+            yield limit - usage + droppable

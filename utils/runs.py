@@ -1,6 +1,7 @@
 """Figures of several runs of each network: means over seeds, and paired differences."""
 
 import csv
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +13,8 @@ from utils.report import SCORES
 from utils.rows import SAME_FIGURE
 from utils.statistics import SMALLEST_SAMPLE, interval_of_mean
 from utils.tables import format_markdown
+
+DONE = "tested.txt"  # names the scores of a test that came to its end
 
 
 class Scores(NamedTuple):
@@ -110,9 +113,11 @@ def check_same_images(reference: Columns, other: Columns, what: str) -> None:
 
 
 def _read_columns(folder: Path) -> Columns:
-    """The scores of one test, (1, images) each, by column; from all files below its folder."""
+    """The scores of one test, (1, images) each, by column; of the files it names, or all below."""
     images: dict[str, dict[str, tuple[float, ...]]] = {}
-    for path in sorted(folder.rglob(SCORES)):
+    done = folder / DONE
+    names = os.fsdecode(done.read_bytes()).splitlines() if done.is_file() else []
+    for path in [folder / name for name in names] or sorted(folder.rglob(SCORES)):
         for row in _read_table(path, ("data_set", "degradation", "name", *FIGURES)):
             column = images.setdefault(f"{row['data_set']} {row['degradation']}", {})
             try:
