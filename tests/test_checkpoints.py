@@ -397,7 +397,7 @@ def test_logs_that_are_removed_during_the_run(folder, flags, fails, monkeypatch)
 def test_a_file_in_the_place_of_logs_or_of_the_run(folder, flags, fails, tmp_path):
     shutil.rmtree(folder / "logs")
     (folder / "logs").touch()
-    flags = [*flags, "--resume", "--ckpt_dir"]
+    flags = [*flags, "--max_steps", 9, "--resume", "--ckpt_dir"]
     assert "logs: a file; give the path of a folder" in fails("train", *flags, folder)
     assert "logs: a file; give" in fails("train", *flags, folder / "logs")
 
