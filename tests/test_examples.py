@@ -85,14 +85,14 @@ def test_documented_degradation(train_flags, test_flags, photos, tmp_path):
     run(blind, *test_flags, "--seed=5")
     run(named, *test_flags, "--seed=5")
     for knowledge in ("blind", "named"):
-        files = copy.glob(f"output/paper_{knowledge}/*/*/results.json")
+        files = copy.glob(f"output/paper_{knowledge}_seed_5/*/*/results.json")
         contents = {path.parent.name: json.loads(path.read_text()) for path in files}
         names = ("denoise_15", "denoise_25", "denoise_50", "dejpeg")
         assert contents.keys() == {f"bsd68_{name}" for name in names}
         content = contents["bsd68_dejpeg"]
         assert content["trained"] == ["dejpeg"] and content["seed"] == 5
         assert contents["bsd68_denoise_15"]["seed"] == 0  # of protocol `paper`
-        assert len(list(copy.glob(f"output/paper_{knowledge}/*/bsd68_dejpeg/*.png"))) == 2
+        assert len(list(copy.glob(f"output/paper_{knowledge}_seed_5/*/bsd68_dejpeg/*.png"))) == 2
         assert 20 < content["results"][0]["degraded_psnr"] < 40
     run(demo, "--cuda=-1")
     report = json.loads((copy / "restored" / "restored.json").read_text())
