@@ -601,7 +601,7 @@ def describe_cache(training_set: TrainingSet, cache_gb: float) -> str:
         return f"decoded once and kept in memory: all {kept} images, {gigabytes}"
     return (
         f"decoded once and kept in memory: {kept} of {all_images} images, {gigabytes}; the others "
-        f"each time (--cache_gb {cache_gb:g}, and at most half of the free memory)"
+        f"each time (--cache_gb {cache_gb:g}, and at most half of the free memory for all)"
     )
 
 

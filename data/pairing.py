@@ -172,7 +172,7 @@ def _find_clean(folder: Path, top: Path, task: Task, depth: int) -> Iterable[Dat
             "this folder itself or another name",
             stacklevel=1,
         )
-    yield from _descend(_find_clean, folder, top, task, depth, without=noisy)
+    yield from _descend(_find_clean, sorted({*inside} - {*noisy}), top, task, depth)
 
 
 def _find_pairs(folder: Path, top: Path, task: Task, depth: int) -> Iterable[DataSet]:
@@ -194,15 +194,12 @@ def _find_pairs(folder: Path, top: Path, task: Task, depth: int) -> Iterable[Dat
         targets = sorted(set(images) - set(inputs))
         yield DataSet(_name(folder, top), match_pairs(inputs, targets, task, folder, folder))
         return
-    yield from _descend(_find_pairs, folder, top, task, depth)
+    yield from _descend(_find_pairs, _subfolders(folder) if depth else [], top, task, depth)
 
 
-def _descend(
-    find, folder: Path, top: Path, task: Task, depth: int, without: Sequence[Path] = ()
-) -> Iterable[DataSet]:
-    for subfolder in _subfolders(folder) if depth else ():
-        if subfolder not in without:
-            yield from find(subfolder, top, task, depth - 1)
+def _descend(find, folders: Sequence[Path], top: Path, task: Task, depth: int) -> Iterable[DataSet]:
+    for folder in folders:
+        yield from find(folder, top, task, depth - 1)
 
 
 def match_pairs(

@@ -22,7 +22,6 @@ if __name__ == "__main__":
 
 # isort: split
 import json
-import os
 import shutil
 import sys
 from argparse import Namespace
@@ -56,8 +55,16 @@ from utils.files import check_writable, write_whole
 from utils.flags import FLAGS
 from utils.plots import plot_learning_curves
 from utils.processes import run_script
-from utils.report import SCORES, commit
-from utils.runs import DONE, format_differences, format_scores, read_learning_curve, read_scores
+from utils.report import commit
+from utils.runs import (
+    DONE,
+    format_differences,
+    format_scores,
+    note_tested,
+    read_learning_curve,
+    read_scores,
+    tested_scores,
+)
 from utils.statistics import SMALLEST_SAMPLE
 from utils.tables import NOTHING, format_markdown
 from utils.timing import make_training_step, time_in_turns
@@ -416,8 +423,7 @@ def test(contestant: Contestant, folder: Path, knowledge: str, options: Namespac
         f"--protocol={options.protocol}",
         f"--output_path={folder}",
     )
-    scores = "\n".join(str(path.relative_to(tested)) for path in sorted(tested.rglob(SCORES)))
-    write_whole(tested / DONE, lambda file: file.write(os.fsencode(scores)))
+    note_tested(tested)
 
 
 def is_tested(tested: Path, checkpoint: Path) -> bool:
@@ -425,8 +431,8 @@ def is_tested(tested: Path, checkpoint: Path) -> bool:
     done = tested / DONE
     if not done.is_file() or done.stat().st_mtime < checkpoint.stat().st_mtime:
         return False
-    scores = os.fsdecode(done.read_bytes()).splitlines()
-    return bool(scores) and all((tested / name).is_file() for name in scores)
+    scores = tested_scores(tested)
+    return bool(scores) and all(path.is_file() for path in scores)
 
 
 def write_report(

@@ -20,7 +20,7 @@ from tests.conftest import ROOT
 from utils.errors import UserError
 from utils.evaluate import Score
 from utils.processes import run_script as run_script_to_its_end
-from utils.runs import format_differences, format_scores, read_scores
+from utils.runs import format_differences, format_scores, note_tested, read_scores
 from utils.statistics import interval_of_mean
 from utils.timing import time_in_turns
 
@@ -34,6 +34,7 @@ def write_scores(folder, psnr, order=None, degraded=20.0):
         for index in order if order is not None else range(len(psnr)):
             rest = [degraded + index, 0.5, 20, psnr[index], 0.9, 30, 1, 1]
             writer.writerow(["Rain100L", "derain", f"image{index:02}", *rest])
+    note_tested(folder)
     return folder
 
 
@@ -64,6 +65,12 @@ def test_scores_that_are_damaged_are_named(damage, tmp_path):
     path.write_bytes(damage or path.read_bytes()[:150])
     with pytest.raises(UserError, match=r"a/scores\.csv: cannot be read .* remove its folder"):
         read_scores([folder])
+
+
+def test_only_what_a_test_wrote_is_read(tmp_path):
+    folder = write_scores(tmp_path / "a", np.full(12, 30.0))
+    write_scores(folder / "another network's", np.full(12, 99.0))
+    assert read_scores([folder])["Rain100L derain"].psnr.max() == 30
 
 
 @pytest.mark.parametrize("images, degraded", [(11, 20.0), (12, 21.0)])

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -356,11 +357,35 @@ def test_a_test_replaces_no_figures_of_another(run_script, checkpoint, test_flag
     assert "tile 64" in result.out and "another machine's figures may differ" in result.out
 
 
-def test_figures_do_not_depend_on_the_free_memory(run_script, checkpoint, test_flags, tmp_path):
+def test_figures_do_not_depend_on_the_free_memory(
+    run_script, fails, checkpoint, test_flags, monkeypatch, tmp_path
+):
     flags = [*test_flags, "--mode", 1, "--ckpt_name", checkpoint, "--output_path", tmp_path]
-    assert run_script("test", *flags).code == 0
-    [file] = tmp_path.rglob("results.json")
-    assert json.loads(file.read_text())["tile"] == 0
+    found = []
+    for free in (10**12, 10**5):
+        monkeypatch.setattr("utils.inference.free_memory", lambda device, free=free: free)
+        assert run_script("test", *flags).code == 0
+        [file] = tmp_path.rglob("results.json")
+        found.append(json.loads(file.read_text()))
+    assert (
+        found[0]["tile"] == 0 and found[0]["results"][0]["psnr"] == found[1]["results"][0]["psnr"]
+    )
+
+    def fail(*arguments):
+        raise RuntimeError("DefaultCPUAllocator: not enough memory")
+
+    monkeypatch.setattr("utils.inference._restore_whole", fail)
+    assert "restore it in tiles, such as --tile 512" in fails("test", *flags)
+
+
+def test_sets_whose_results_would_be_in_one_folder_are_refused(
+    fails, checkpoint, data_folder, tmp_path
+):
+    for name in ("my rain", "my_rain"):
+        shutil.copytree(data_folder / "test" / "derain" / "Rain100L", tmp_path / "sets" / name)
+    flags = ["--mode", 1, "--derain_path", tmp_path / "sets", "--ckpt_name", checkpoint]
+    assert "would be in one folder" in fails("test", *flags, "--output_path", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_test_that_ends_early_leaves_no_earlier_results(

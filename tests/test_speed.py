@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import net.attention
 import net.feedforward
@@ -20,7 +22,7 @@ from net.attention import SMAM
 from net.checkpoint import read_checkpoint
 from net.contract import RestorationNetwork
 from net.depthwise import depthwise
-from net.layers import TransformerBlock
+from net.layers import TransformerBlock, Upsample
 from net.windows import add_in_windows
 from tests.straightforward import Straightforward, transformer_block
 from utils.losses import restoration_loss
@@ -57,6 +59,45 @@ def test_large_images_take_no_second_one_and_change_nothing(name, size, monkeypa
         monkeypatch.setattr(net.windows, "LARGE_BYTES", 0)
         monkeypatch.setattr(net.windows, "_AddInWindows", None)  # it makes a second image
         assert (fast(image) - expected).abs().max() < 1e-5
+
+
+class Made(TorchDispatchMode):
+    """Notes how many bytes each new tensor takes that is no view or change of another."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes = []
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        known = {id_of(value) for value in tree_leaves((arguments, options))}
+        result = function(*arguments, **(options or {}))
+        new = [value for value in tree_leaves(result) if id_of(value) not in {None, *known}]
+        self.sizes += [value.untyped_storage().nbytes() for value in new]
+        return result
+
+
+def id_of(value):
+    return value.untyped_storage()._cdata if isinstance(value, torch.Tensor) else None
+
+
+def test_large_images_are_restored_where_they_are(monkeypatch):
+    monkeypatch.setattr(net.windows, "WINDOW_BYTES", 10_000)
+    monkeypatch.setattr(net.windows, "LARGE_BYTES", 0)
+    torch.manual_seed(0)
+    block, upsample = TransformerBlock(8, 2.66), Upsample(8, 8)
+    x, small, skip = (
+        torch.rand(1, 8, *size).to(memory_format=torch.channels_last)
+        for size in ((64, 96), (64, 96), (128, 192))
+    )
+    with torch.no_grad():
+        with Made() as made:
+            block(x)
+        assert max(made.sizes) < x.nbytes
+        expected = torch.cat([upsample(small), skip], dim=1)
+        with Made() as made:
+            joined = upsample.beside(small, skip)
+        assert torch.allclose(joined, expected, atol=1e-6)
+        assert [size for size in made.sizes if size >= skip.nbytes] == [joined.nbytes]
 
 
 @pytest.mark.parametrize("size", [(1, 61, 40), (3, 24, 17), (5, 8, 8), (5, 4, 6), (2, 1, 90)])

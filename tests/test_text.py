@@ -1,8 +1,11 @@
 """The text table, and CLIP from a local file of random weights (none can be downloaded)."""
 
+from argparse import Namespace
+
 import pytest
 import torch
 
+import train
 from data.degradations import DEGRADATIONS
 from net import AMPromptIR
 from net.text import TextTable, embed, weigh_by_similarity
@@ -100,6 +103,17 @@ def test_learned_rows_are_orthogonal_and_trainable():
     assert torch.allclose(rows @ rows.T, torch.eye(5), atol=1e-5)
     with pytest.raises(ValueError, match="text='clip'"):
         table.fill(torch.rand(5, 32))
+
+
+def test_texts_of_other_weights_are_refused():
+    names = [degradation.name for degradation in DEGRADATIONS]
+    embeddings = torch.randn(len(names), 512)
+    known = [names[3], names[0]]
+    table = torch.nn.functional.normalize(7 * embeddings[[3, 0]], dim=1)
+    given = Namespace(clip_pretrained="theirs.pt", init="ours.ckpt")
+    train.check_same_texts(given, embeddings, table, known)
+    with pytest.raises(UserError, match="gives other texts than those in --init ours"):
+        train.check_same_texts(given, embeddings, table.flip(0), known)
 
 
 def test_rows_go_over_by_name():

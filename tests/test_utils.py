@@ -21,11 +21,12 @@ from net import AMPromptIR
 from net.checkpoint import SHIPPED, load_network, read_checkpoint
 from net.contract import RestorationNetwork
 from net.restorer import Restorer
+from options import with_saved_flags
 from tests.conftest import ROOT, save_untrained
 from utils import callbacks, inference, memory
 from utils.devices import choose_machine
 from utils.finite import FiniteSteps
-from utils.flags import merge_flags
+from utils.flags import merge_flags, write_flags
 from utils.image_io import to_tensor
 from utils.inference import automatic_tile, restore
 from utils.losses import charbonnier, classification_loss, spectral_l1
@@ -233,6 +234,15 @@ def test_flags_given_take_the_place_of_saved_ones():
     assert merge_flags(saved, ["-h", "--num_gpus=0"], without=["--lr", "--de_type"]) == [
         *("-h", "--no-exclude", "--compile", "--num_gpus=0"),
     ]
+
+
+def test_a_run_that_saved_nothing_still_starts_from_its_weights(tmp_path):
+    write_flags(tmp_path, ["--init", "a.ckpt", "--lr", "1", "--ckpt_dir", "elsewhere"])
+    given = ["--resume", "--ckpt_dir", str(tmp_path)]
+    assert with_saved_flags(given) == ["--init", "a.ckpt", "--lr", "1", *given]
+    (tmp_path / "last.ckpt").touch()
+    assert with_saved_flags(given) == ["--lr", "1", *given]
+    assert with_saved_flags(given[1:]) == given[1:]
 
 
 def test_automatic_tile_knows_of_windows():

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from utils.errors import UserError
+from utils.files import write_whole
 from utils.report import SCORES
 from utils.rows import SAME_FIGURE
 from utils.statistics import SMALLEST_SAMPLE, interval_of_mean
@@ -112,12 +113,23 @@ def check_same_images(reference: Columns, other: Columns, what: str) -> None:
             )
 
 
-def _read_columns(folder: Path) -> Columns:
-    """The scores of one test, (1, images) each, by column; of the files it names, or all below."""
-    images: dict[str, dict[str, tuple[float, ...]]] = {}
+def note_tested(folder: Path) -> None:
+    """Say in `DONE` that a test which wrote below `folder` came to its end."""
+    names = "\n".join(str(path.relative_to(folder)) for path in sorted(folder.rglob(SCORES)))
+    write_whole(folder / DONE, lambda file: file.write(os.fsencode(names)))
+
+
+def tested_scores(folder: Path) -> list[Path]:
+    """The files of scores that `DONE` names; none if the test did not come to its end."""
     done = folder / DONE
     names = os.fsdecode(done.read_bytes()).splitlines() if done.is_file() else []
-    for path in [folder / name for name in names] or sorted(folder.rglob(SCORES)):
+    return [folder / name for name in names]
+
+
+def _read_columns(folder: Path) -> Columns:
+    """The scores of one test, (1, images) each, by column."""
+    images: dict[str, dict[str, tuple[float, ...]]] = {}
+    for path in tested_scores(folder):
         for row in _read_table(path, ("data_set", "degradation", "name", *FIGURES)):
             column = images.setdefault(f"{row['data_set']} {row['degradation']}", {})
             try:
