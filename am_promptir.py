@@ -42,6 +42,12 @@ class Restored(NamedTuple):
     after: Picture
     weights: dict[str, float] | None
 
+    def __repr__(self) -> str:
+        width, height = self.before.size
+        change = "unchanged" if self.change_db is None else f"{self.change_db:.2f} dB to the input"
+        seen = f", seen as {describe_weights(self.weights)}" if self.weights else ""
+        return f"Restored({width} x {height} pixels, {change}{seen})"
+
     @property
     def change_db(self) -> float | None:
         """PSNR of the result against the picture in dB; None if they are the same."""

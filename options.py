@@ -5,6 +5,7 @@ Nothing is parsed at import.
 
 import argparse
 import os
+import shlex
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from data.degradations import (
     Task,
     of_task,
 )
-from data.pairing import DataSet, Pair, describe_layout, find_data_sets, read_list
+from data.pairing import DataSet, describe_layout, describe_missing, find_data_sets
 from data.protocols import PROTOCOLS
 from net import BASELINES, NETWORKS, AMPromptIR
 from net.checkpoint import DEFAULTS, WIDEST
@@ -30,7 +31,7 @@ from net.resumable import MOST_STEPS
 from net.text import CLIP_PRETRAINED
 from utils.devices import CPU
 from utils.errors import UserError
-from utils.flags import merge_flags, read_flags
+from utils.flags import FLAGS, keep_flags, read_flags
 from utils.image_io import MAX_PIXELS, list_images
 from utils.schedules import SCHEDULES
 
@@ -329,8 +330,11 @@ def train_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return options
 
 
-def with_saved_flags(argv: Sequence[str]) -> list[str]:
+def with_saved_flags(argv: Sequence[str]) -> tuple[list[str], str]:
     """Flags of train.py, and those that the run which `--resume` goes on with was started with.
+
+    The latter come first, and once more in words, with the file that they are from; these are empty
+    where there are none.
 
     Raises:
         UserError: what the run's folder says of its flags cannot be read.
@@ -339,11 +343,12 @@ def with_saved_flags(argv: Sequence[str]) -> list[str]:
     _add_run_flags(parser)
     run, _ = parser.parse_known_args([word for word in argv if word not in ("-h", "--help")])
     if not run.resume:
-        return list(argv)
+        return list(argv), ""
     folder = run.ckpt_dir if run.resume == "auto" else Path(run.resume).parent
     has_begun = any(folder.glob("*.ckpt"))  # then its weights come from there
     without = (*NOT_KEPT, "--init") if has_begun else NOT_KEPT
-    return merge_flags(read_flags(folder), argv, without)
+    kept = keep_flags(read_flags(folder), argv, without)
+    return [*kept, *argv], f"{folder / FLAGS}: {shlex.join(kept)}" if kept else ""
 
 
 def _add_run_flags(parser) -> None:
@@ -557,26 +562,11 @@ def find_in_folder(options: argparse.Namespace, flag: str, task: Task) -> list[D
     folder = getattr(options, flag)
     data_sets = find_data_sets(folder, task)
     if not data_sets and folder != _default_folder(flag, task):
-        what = "no images in it" if folder.is_dir() else "no such folder"
         raise UserError(
-            f"--{flag} {folder}: {what}; expected {describe_layout(task)}; correct the path, or "
-            "leave the flag out"
+            f"--{flag} {folder}: {describe_missing(folder)}; expected {describe_layout(task)}; "
+            "correct the path, or leave the flag out"
         )
     return data_sets
-
-
-def choose_pairs(
-    options: argparse.Namespace, task: Task, data_sets: Sequence[DataSet]
-) -> list[Pair]:
-    """The pairs of a task's training sets, or those that the list in `--data_file_dir` names.
-
-    Raises:
-        UserError: as `read_list`.
-    """
-    pairs = [pair for data_set in data_sets for pair in data_set.pairs]
-    if pairs and options.data_file_dir:
-        pairs = read_list(options.data_file_dir / task.list_file, pairs)
-    return pairs
 
 
 def clean_photos(folder: Path) -> list[Path]:

@@ -24,7 +24,7 @@ from data.damage import read_sizes
 from data.datasets import Sample
 from data.degradations import ALL_TASKS_MODE, TASKS, Task, of_task
 from data.links import check_links
-from data.pairing import DataSet, Pair, check_sizes, describe_layout
+from data.pairing import DataSet, Pair, check_sizes, describe_layout, describe_missing
 from data.protocols import iterate_test_set, seed_of
 from net.checkpoint import Trained, default_checkpoint, load_network
 from options import find_in_folder, test_options
@@ -36,7 +36,7 @@ from utils.files import check_writable
 from utils.image_io import to_pixels, write_image
 from utils.metrics import SSIM_WINDOW
 from utils.published import PUBLISHED
-from utils.report import Figure, remove_results, summarise, write_results
+from utils.report import Figure, begin_results, finish_results, summarise, write_results
 from utils.tables import make_table
 
 
@@ -153,9 +153,8 @@ def find_test_sets(options: Namespace) -> tuple[list[tuple[Task, DataSet]], list
             check_names(data_set)
         if not data_sets:
             left_out.append(task.name)
-            what = "no test images in" if folder.is_dir() else "no such folder as"
             print(
-                f"{task.name} is left out, {what} {folder}: expected "
+                f"{task.name} is left out, {folder}: {describe_missing(folder)}; expected "
                 f"{describe_layout(task)}; put them there (such as {folder}/{task.test_sets}) "
                 f"or give --{task.name}_path",
                 file=sys.stderr,
@@ -201,8 +200,8 @@ def score(
 ) -> Iterator[dict[str, Any]]:
     """Restore one data set under each degradation of its task; what each results file says.
 
-    Pictures and figures are in a folder of their own, so that other sets' are not replaced. It is
-    written when the next is asked for.
+    Pictures and figures are in a folder of their own, so that other sets' are not replaced, and
+    those of an earlier test there are replaced when this one is finished.
     """
     streams = iterate_test_set(
         data_set, of_task(task.name), options.protocol, options.seed, options.max_pixels
@@ -210,12 +209,12 @@ def score(
     for degradation, samples in streams:
         title = f"{data_set.name} {degradation.name}"
         folder = output / title.replace(" ", "_")
-        remove_results(folder)
+        unfinished = begin_results(folder)
         named = None
         if options.named:
             named = trained.net.name_degradation(trained.degradations.index(degradation.name), 1)
 
-        def save(sample: Sample, restored: Tensor, score: Score, folder=folder) -> None:
+        def save(sample: Sample, restored: Tensor, score: Score, folder=unfinished) -> None:
             pixels = to_pixels(restored)
             write_image(folder / f"{sample.name}.png", pixels)
             if options.compare:
@@ -239,6 +238,7 @@ def score(
         content = {**origin, "seed": seed_of(degradation, options.protocol, options.seed)}
         figures = [Figure(data_set.name, degradation.name, scores)]
         content = summarise(figures, content)
+        finish_results(unfinished, folder)
         write_results(folder, figures, content)
         yield content
 

@@ -17,7 +17,7 @@ import os
 import sys
 import warnings
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, NamedTuple
@@ -27,27 +27,20 @@ import torch
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import DDPStrategy
-from torch import Tensor
-from torch.nn.functional import normalize
 
-from data.damage import Found, find_damage, refuse_damage, report_damage
-from data.datasets import TrainingSet, ValidationSet, split
-from data.degradations import CLEAN, DEGRADATION_NAMES, DEGRADATIONS, TASKS, Task
-from data.links import check_links
+from data.datasets import TrainingSet, ValidationSet
+from data.degradations import DEGRADATION_NAMES, DEGRADATIONS
 from data.loaders import allow_open_files, make_loaders
-from data.pairing import Pair, check_sizes, describe_layout, find_data_sets
-from data.scenes import TEST_SCENES, describe_overlaps, leave_out
+from data.training import find_pairs
 from data.variety import UNTOUCHED
 from net import NETWORKS
-from net.checkpoint import Trained, load_network
 from net.complexity import count_parameters
 from net.continuing import check_same_init, check_same_run, find_start, is_whole
 from net.restorer import Restorer
 from net.text import embed
-from net.transfer import load_by_degradation
+from net.transfer import check_same_texts, load_by_degradation, read_init
 from options import (
     NOT_KEPT,
-    choose_pairs,
     name_configuration,
     network_arguments,
     train_options,
@@ -67,13 +60,12 @@ from utils.devices import Machine, choose_machine, is_first_process
 from utils.errors import UserError, is_for_want_of_memory, run
 from utils.files import FULL, check_writable, write_error, write_whole
 from utils.finite import FiniteSteps
-from utils.flags import merge_flags, write_flags
+from utils.flags import keep_flags, write_flags
 from utils.inference import MEMORY_SHARE
 from utils.locks import hold_folder
 from utils.memory import available_memory
 from utils.replaced import ReplacedImages
 
-SAME_TEXT = 1e-3  # between two embeddings of unit length
 PREVIOUS = "previous.ckpt"  # what last.ckpt was before
 LOST_WORKER = (  # PyTorch's words when a process that loads was killed, or has no room
     "DataLoader worker (pid",
@@ -90,8 +82,13 @@ class Plan(NamedTuple):
 
 
 def main() -> int:
-    flags = with_saved_flags(sys.argv[1:])
-    options = train_options(flags)
+    flags, kept = with_saved_flags(sys.argv[1:])
+    try:
+        options = train_options(flags)
+    except UserError as error:
+        raise UserError(f"{error}; with the flags in {kept}" if kept else str(error)) from error
+    if kept and is_first_process():
+        print(f"with the flags in {kept}")
     quieten_libraries()
     allow_open_files(options.num_workers)
     with hold_folder(options.ckpt_dir):
@@ -126,6 +123,8 @@ def train(options: Namespace, flags: list[str]) -> int:
     """The run that the flags describe, from its start or from where it was."""
     last, best = options.ckpt_dir / "last.ckpt", options.ckpt_dir / "best.ckpt"
     start, content = find_start(options.resume, options.ckpt_dir, (last.name, PREVIOUS, best.name))
+    if options.resume and not start and is_first_process():
+        print(f"--resume: no run in {options.ckpt_dir} to go on with, so a new one starts")
     machine = choose_machine(options.num_gpus, options.num_nodes, options.cuda, options.precision)
     if options.cuda_graph:
         check_recording(options, machine)
@@ -182,8 +181,10 @@ def train(options: Namespace, flags: list[str]) -> int:
         num_processes=trainer.world_size,
     )
     if trainer.is_global_zero:
-        write_flags(options.ckpt_dir, merge_flags(flags, [], without=NOT_KEPT))
-        print(describe(restorer, training, validation, machine, first_step))
+        write_flags(options.ckpt_dir, keep_flags(flags, without=NOT_KEPT))
+        print(describe(options, restorer, machine, start, first_step))
+        for name, pairs in training.items():
+            print(f"  {name}: {len(pairs)} images, {len(validation[name])} held out for validation")
         print(describe_cache(training_set, options.cache_gb))
     try:
         trainer.fit(restorer, *loaders, ckpt_path=start, weights_only=True)
@@ -197,10 +198,10 @@ def train(options: Namespace, flags: list[str]) -> int:
             raise
         raise write_error(options.ckpt_dir, error) from error
     except Interrupted as stop:
-        end = f"stopped at {stop} of {plan.total_steps}, saved {last}; --resume goes on from there"
+        end = f"stopped at {stop}, saved {last}; --resume goes on from there"
     else:
         saved = ", ".join(str(path) for path in (last, best) if path.exists())
-        end = f"trained {trainer.global_step} of {plan.total_steps} steps: {saved}"
+        end = f"{describe_length(options, plan, trainer.global_step)}: {saved}"
     if trainer.is_global_zero:
         print(end)
     return 0
@@ -251,7 +252,13 @@ def make_restorer(
     if continued:
         text_encoder, init = continued["text_encoder"], continued.get("run", {}).get("init")
     elif options.init:
-        start = find_weights(options)
+        start = read_init(
+            options.init,
+            options.network,
+            network_arguments(options),
+            options.configuration,
+            vars(options),
+        )
         text_encoder, init = start.description["text_encoder"], start.description["sha256"]
         known = start.net.origin["hyper_parameters"]["degradations"]
     new = [name for name in DEGRADATION_NAMES if name not in known]
@@ -265,7 +272,9 @@ def make_restorer(
         texts = [degradation.text for degradation in DEGRADATIONS]
         embeddings, text_encoder = embed(texts, options.clip_pretrained, options.clip_quick_gelu)
         if start:
-            check_same_texts(options, embeddings, start.net.text.embeddings, known)
+            had = dict(zip(known, start.net.text.embeddings, strict=True))
+            now = dict(zip(DEGRADATION_NAMES, embeddings, strict=True))
+            check_same_texts(options.init, options.clip_pretrained, had, now)
 
     torch.manual_seed(options.seed)
     restorer = Restorer(
@@ -303,54 +312,6 @@ def make_restorer(
     return restorer
 
 
-def check_same_texts(
-    options: Namespace, embeddings: Tensor, table: Tensor, known: Sequence[str]
-) -> None:
-    """Raise `UserError` if CLIP's weights are not those that the table of `--init` was made by.
-
-    Args:
-        embeddings: of all degradations; table: rows of unit length, of those `known`.
-    """
-    shared = [name for name in DEGRADATION_NAMES if name in known]
-    now = normalize(embeddings[[DEGRADATION_NAMES.index(name) for name in shared]], dim=1)
-    if not torch.allclose(now, table[[known.index(name) for name in shared]], atol=SAME_TEXT):
-        raise UserError(
-            f"--clip_pretrained {options.clip_pretrained}: gives other texts than those in --init "
-            f"{options.init}; give the weights that its table was made by"
-        )
-
-
-def find_weights(options: Namespace) -> Trained:
-    """What `--init` names.
-
-    Raises:
-        UserError: it cannot be read, or is of another network than the flags are for.
-    """
-    trained = load_network(options.init)
-    defaults = NETWORKS[options.network].__init__.__kwdefaults__ or {}  # not all are saved
-    had, wanted = (
-        {"network": network, **defaults, **arguments, "num_degradations": None}  # rows go by name
-        for network, arguments in (
-            (trained.description["network"], trained.description["network_arguments"]),
-            (options.network, network_arguments(options)),
-        )
-    )
-    for name in {**wanted, **had}:
-        if had.get(name) != wanted.get(name):
-            size = trained.description["configuration"].partition(",")[0]
-            if name != "network" and size != options.configuration:
-                remedy = f"give --configuration {size}"
-            elif hasattr(options, name):
-                remedy = f"give --{name} {had.get(name)}"
-            else:
-                remedy = "use the version of the code that made it"
-            raise UserError(
-                f"--init {options.init}: it has {name.replace('_', ' ')} {had.get(name)}, the "
-                f"flags ask for {wanted.get(name)}; {remedy}, or leave --init out"
-            )
-    return trained
-
-
 def continue_restorer(
     options: Namespace,
     plan: Plan,
@@ -386,6 +347,18 @@ def describe_end(
     return None
 
 
+def describe_length(options: Namespace, plan: Plan, steps: int) -> str:
+    """What a run that came to its end has done."""
+    if steps == plan.total_steps or not options.max_minutes:
+        return f"trained {steps} of {plan.total_steps} steps"
+    if options.schedule == "timed":
+        return f"trained {steps} steps in --max_minutes {options.max_minutes:g}"
+    return (
+        f"trained {steps} of {plan.total_steps} steps in --max_minutes {options.max_minutes:g}, "
+        "--resume goes on"
+    )
+
+
 def make_trainer(
     options: Namespace,
     machine: Machine,
@@ -399,7 +372,7 @@ def make_trainer(
     validate_every = min(options.val_every or plan.steps_per_epoch, plan.total_steps)
     # SLURM's requeueing would start from a checkpoint that our stream of samples knows nothing of
     slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
-    finite = FiniteSteps(last)
+    finite, timed = FiniteSteps(last), options.schedule == "timed"
     # at another start it is damaged (passed over), or whole
     keeps_former = start in (None, last) or is_whole(last)
     return L.Trainer(
@@ -428,7 +401,7 @@ def make_trainer(
             finite,
             AveragedWeights(),
             LearningRates(),
-            RunProgress(plan.total_steps, plan.samples_per_step),
+            RunProgress(None if timed else plan.total_steps, plan.samples_per_step),
             SampleImages(options.ckpt_dir / "samples"),
             BestCheckpoint(
                 dirpath=options.ckpt_dir,
@@ -445,98 +418,10 @@ def make_trainer(
                 options.save_every,
                 validate_every if validates else 0,
                 options.max_minutes,
-                timed=options.schedule == "timed",
+                timed,
             ),
         ],
     )
-
-
-def find_pairs(
-    options: Namespace,
-) -> tuple[dict[str, list[Pair]], dict[str, list[Pair]], Found]:
-    """Training and held-out pairs of each degradation to train, and what all images are like.
-
-    Damaged ones are among the training pairs, in whose place others come, but not held out.
-    """
-    training, validation, images = {}, {}, Found({}, {})
-    small, num_images = [], 0
-    wanted = [entry for entry in DEGRADATIONS if entry.name in options.de_type]
-    for task in TASKS:
-        entries = [
-            entry
-            for entry in wanted
-            if task.name == (CLEAN.name if options.synthesize else entry.task)
-        ]
-        if not entries:
-            continue
-        pairs = find_pairs_of_task(options, task)
-        found = find_damage(pairs, options.max_pixels, decoded=options.strict_data)
-        if options.strict_data:
-            refuse_damage(found.damaged)
-        small += check_sizes(found.whole(pairs), found.sizes, options.patch_size)
-        num_images += len(pairs)
-        kept, held_out = split(pairs, options.val_images)
-        decoded = find_damage(held_out, options.max_pixels, decoded=True)
-        report_damage(decoded.damaged, "it is left out of the validation")
-        others = {
-            path: reason for path, reason in found.damaged.items() if path not in decoded.damaged
-        }
-        report_damage(others, "the next image takes its place")
-        held_out = decoded.whole(held_out)
-        images.sizes.update(found.sizes)
-        images.damaged.update(found.damaged)
-        for entry in entries:
-            training[entry.name], validation[entry.name] = kept, held_out
-    if small:
-        warnings.warn(
-            f"{len(small)} of {num_images} images are smaller than the patch of "
-            f"{options.patch_size} pixels and are padded by reflection (first: {small[0]})",
-            stacklevel=1,
-        )
-    return training, validation, images
-
-
-def find_pairs_of_task(options: Namespace, task: Task) -> list[Pair]:
-    """The pairs to train in a task's folder.
-
-    Raises:
-        UserError: there are none.
-    """
-    folder = getattr(options, f"{task.name}_dir")
-    data_sets = find_data_sets(folder, task)
-    if not data_sets:
-        what = "no training images in it" if folder.is_dir() else "no such folder"
-        raise UserError(
-            f"--{task.name}_dir {folder}: {what}; expected {describe_layout(task)}; "
-            f"put them there, or train others than {task.name} with --de_type"
-        )
-    pairs = choose_pairs(options, task, data_sets)
-    if not options.follow_links:
-        check_links(folder, pairs)
-    return check_test_scenes(pairs, task.name, options.exclude_test_scenes)
-
-
-def check_test_scenes(pairs: list[Pair], task: str, exclude: bool) -> list[Pair]:
-    """Leave out, or only warn of, the pairs that show scenes of a published test set.
-
-    Raises:
-        UserError: none would be left.
-    """
-    kept, overlaps = leave_out(pairs, task)
-    if not overlaps:
-        return pairs
-    what = f"{len(pairs) - len(kept)} of {len(pairs)} training images to {task}"
-    scenes = describe_overlaps(overlaps, TEST_SCENES)
-    if not exclude:
-        warnings.warn(
-            f"{what} show {scenes}: figures on that test set are void for this run", stacklevel=2
-        )
-        return pairs
-    remedy = "if these are other pictures by the same names, give --no-exclude_test_scenes"
-    if not kept:
-        raise UserError(f"{what} show {scenes}, so none is left; {remedy}")
-    warnings.warn(f"{what} are left out, they show {scenes}; {remedy}", stacklevel=2)
-    return kept
 
 
 def make_loggers(options: Namespace) -> list[Logger]:
@@ -567,26 +452,26 @@ def is_logged_in_to_wandb() -> bool:
 
 
 def describe(
-    restorer: Restorer,
-    training: dict[str, list[Pair]],
-    validation: dict[str, list[Pair]],
-    machine: Machine,
-    first_step: int,
+    options: Namespace, restorer: Restorer, machine: Machine, start: Path | None, first_step: int
 ) -> str:
-    """What is about to be trained, on what, where and for how long."""
+    """What is about to be trained, from what, where and for how long."""
     arguments = restorer.hparams
     millions = count_parameters(restorer.net) / 1e6
+    weights = start or options.init
+    timed = options.schedule == "timed"
+    to = (
+        f"as many as --max_minutes {options.max_minutes:g} allow"
+        if timed
+        else arguments.total_steps
+    )
     lines = [
         f"{arguments.network} ({arguments.configuration}), {millions:.2f} M parameters, "
         f"text: {arguments.text_encoder}",
+        f"weights of {weights}, into {options.ckpt_dir}" if weights else f"into {options.ckpt_dir}",
         f"{machine.num_processes} x {machine.accelerator}, {machine.precision}, "
         f"{arguments.run['samples_per_step']} patches a step",
-        f"steps {first_step} to {arguments.total_steps}, "
+        f"steps {first_step} to {to}, "
         f"{arguments.steps_per_epoch} an epoch of {arguments.run['epoch_samples']} samples",
-    ]
-    lines += [
-        f"  {name}: {len(pairs)} images, {len(validation[name])} held out for validation"
-        for name, pairs in training.items()
     ]
     return "\n".join(lines)
 

@@ -37,7 +37,7 @@ NAME_RULES = {
     "dehaze": (*SAME_NAME, (r"([^_]+)_.+", r"\1")),
 }
 FLAT_DEGRADED = {"derain": r"rain.*", "dehaze": r"[^_]+_.+"}  # both kinds in one folder
-NOISY = r"(noisy|noise|sigma)[_-]?\d*"  # folders beside the clean one, as CBSD68 comes
+NOISY = r"(noisy|noise|sigma)([_-]?[\d.]*|[_-]?images)"  # beside the clean one, as in CBSD68
 BSD_PREFIX = "a"  # published denoise lists write a117025.jpg for 117025.jpg
 MAX_DEPTH = 3  # folders between a given folder and its images
 
@@ -72,6 +72,17 @@ def find_data_sets(folder: Path, task: Task) -> list[DataSet]:
         return []
     find = _find_clean if task.name == "denoise" else _find_pairs
     return list(find(folder, folder, task, MAX_DEPTH))
+
+
+def describe_missing(folder: Path) -> str:
+    """Why `find_data_sets` finds nothing in a folder, in words."""
+    if not folder.is_dir():
+        return "a file, not a folder" if folder.is_file() else "no such folder"
+    above, name = folder.resolve().parent, folder.resolve().name
+    others = [other for pair in FOLDER_PAIRS if name in pair for other in pair if other != name]
+    if any((above / other).is_dir() for other in others):
+        return f"only one half of the pairs in it; give the folder above, {above}"
+    return "no images in it"
 
 
 def describe_layout(task: Task) -> str:
@@ -164,15 +175,19 @@ def _find_clean(folder: Path, top: Path, task: Task, depth: int) -> Iterable[Dat
     images = list_images(folder)
     if images:
         yield DataSet(_name(folder, top), [Pair(None, path) for path in images])
-    inside = _subfolders(folder) if depth else []
-    noisy = [path for path in inside if re.fullmatch(NOISY, path.name.lower())]
-    for path in noisy:
+    inside = {path.name.lower(): path for path in _subfolders(folder)} if depth else {}
+    degraded = {name for name in inside if re.fullmatch(NOISY, name)}
+    degraded |= {first for first, second in FOLDER_PAIRS if {first, second} <= inside.keys()}
+    for name in sorted(degraded):
         warnings.warn(
-            f"{path}: left out, since by its name its images are noisy; if they are clean, give "
-            "this folder itself or another name",
+            f"{inside.pop(name)}: left out, since by its name its images are degraded; if they are "
+            "clean, give this folder itself or another name",
             stacklevel=1,
         )
-    yield from _descend(_find_clean, sorted({*inside} - {*noisy}), top, task, depth)
+    # what is left of a folder beside its degraded images is that folder's
+    alone = _name(*inside.values(), top) if degraded and len(inside) == 1 and not images else None
+    for found in _descend(_find_clean, inside.values(), top, task, depth):
+        yield found._replace(name=_name(folder, top)) if found.name == alone else found
 
 
 def _find_pairs(folder: Path, top: Path, task: Task, depth: int) -> Iterable[DataSet]:
@@ -197,7 +212,7 @@ def _find_pairs(folder: Path, top: Path, task: Task, depth: int) -> Iterable[Dat
     yield from _descend(_find_pairs, _subfolders(folder) if depth else [], top, task, depth)
 
 
-def _descend(find, folders: Sequence[Path], top: Path, task: Task, depth: int) -> Iterable[DataSet]:
+def _descend(find, folders: Iterable[Path], top: Path, task: Task, depth: int) -> Iterable[DataSet]:
     for folder in folders:
         yield from find(folder, top, task, depth - 1)
 

@@ -159,7 +159,7 @@ def _read(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"{path}: refused, it is damaged or holds code besides weights; "
+            f"{path}: refused, it is no checkpoint, is damaged or holds code besides weights; "
             "use a checkpoint that this project saved"
         ) from error
     except PermissionError as error:
@@ -168,7 +168,8 @@ def _read(path: Path) -> Any:
         ) from error
     except Exception as error:  # whatever reading arbitrary bytes as an archive may raise
         raise UserError(
-            f"{path}: cannot be read, it is damaged or cut short; copy or download it again"
+            f"{path}: cannot be read, it is no checkpoint, damaged or cut short; give the path of "
+            "one, or copy or download it again"
         ) from error
 
 

@@ -24,8 +24,10 @@ OLDER = {  # what versions did that had no such choice
 }
 
 FLAGS = {  # by another name
+    "epoch_samples": "samples an epoch (of the data, by --balance)",
     "left_clean": "share of --variety left clean",
     "rate": "lr",
+    "samples_per_step": "samples a step (--batch_size x --accumulate x GPUs)",
     "spectral_weight": "fft_weight",
     "trained": "de_type",
     "synthesized": "synthesize",

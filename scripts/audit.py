@@ -42,7 +42,8 @@ from data.scenes import (
     name_of,
     scenes_of,
 )
-from options import Parser, add_test_flags, add_training_flags, choose_pairs, find_in_folder
+from data.training import choose_pairs
+from options import Parser, add_test_flags, add_training_flags, find_in_folder
 from utils.errors import UserError, run
 from utils.files import check_writable, write_whole
 from utils.image_io import read_image

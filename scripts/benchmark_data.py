@@ -24,12 +24,12 @@ from data.damage import read_sizes
 from data.datasets import TrainingSet, TrainingStream, ValidationSet
 from data.degradations import DEGRADATION_NAMES, TASKS, of_task
 from data.loaders import allow_open_files, make_loaders
+from data.training import choose_pairs
 from options import (
     MOST_WORKERS,
     Parser,
     add_training_flags,
     batch_size,
-    choose_pairs,
     find_in_folder,
     natural,
     patch_size,

@@ -11,9 +11,7 @@ if __name__ == "__main__":
     import utils.start  # noqa: F401, before what takes long to import
 
 # isort: split
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from data.degradations import DEGRADATION_NAMES
 from data.protocols import PROTOCOLS
@@ -37,7 +35,6 @@ def main() -> int:
     )
     options = parser.parse_args()
     contents = [read_results(path) for path in find_results(options.results)]
-    contents.sort(key=place_of_column)  # those of one place by their paths
     for content in contents:
         if content["protocol"] not in PROTOCOLS:
             raise UserError(
@@ -49,18 +46,11 @@ def main() -> int:
     for protocol in PROTOCOLS:
         chosen = [content for content in contents if content["protocol"] == protocol]
         if chosen:
-            tables.append(make_table(chosen, published))
+            tables.append(make_table(chosen, published, DEGRADATION_NAMES))
     check_writable(options.output)
     for table in tables:
         write_table(table, options.output)
     return 0
-
-
-def place_of_column(content: Mapping[str, Any]) -> int:
-    """Where the first figure of a results file stands among the degradations."""
-    name = content["results"][0]["degradation"]
-    known = name in DEGRADATION_NAMES
-    return DEGRADATION_NAMES.index(name) if known else len(DEGRADATION_NAMES)
 
 
 def write_table(table: Table, folder: Path) -> None:
@@ -79,6 +69,7 @@ def write_table(table: Table, folder: Path) -> None:
     if plot_cost(table, folder / plot):
         written.append(plot)
     else:
+        (folder / plot).unlink(missing_ok=True)  # of an earlier table
         print("no plot: no row has a figure in every column and a known size")
     print(f"{', '.join(written)} are in {folder}\n")
 
@@ -92,9 +83,11 @@ def find_results(paths: list[Path]) -> list[Path]:
     files: list[Path] = []
     for path in paths:
         found = sorted(path.rglob(RESULTS)) if path.is_dir() else [path] * path.is_file()
-        if not found:
+        if not found or found[0].suffix != Path(RESULTS).suffix:
+            what = f"not a {RESULTS}" if found else f"no {RESULTS} there"
             raise UserError(
-                f"{path}: no {RESULTS} there; give the output folder of test.py or scripts.score"
+                f"{path}: {what}; give the output folder of test.py or scripts.score, or such a "
+                "file in it"
             )
         files += found
     return list({file.resolve(): file for file in files}.values())

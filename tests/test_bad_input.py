@@ -94,7 +94,7 @@ def test_no_training_data(fails, tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
     run = tmp_path / "run"
-    for folder, what in ((tmp_path / "nowhere", "no such folder"), (empty, "no training images")):
+    for folder, what in ((tmp_path / "nowhere", "no such folder"), (empty, "no images")):
         message = fails(
             "train",
             "--de_type",
@@ -431,7 +431,7 @@ def test_a_run_is_never_overwritten_or_mixed(fails, run_script, train_flags, tmp
     before = (tmp_path / "last.ckpt").read_bytes()
     assert "a run is already there" in fails("train", *flags)
     message = fails("train", *flags, "--max_steps", 2, "--batch_size", 4, "--resume")
-    assert "samples_per_step 2, this one 4" in message
+    assert "has samples a step (--batch_size x --accumulate x GPUs) 2, this one 4" in message
     message = fails("train", *flags, "--de_type", "dehaze", "--resume")
     assert "de_type ['derain'], this one ['dehaze']" in message
     message = fails("train", *flags, "--resume", tmp_path / "none.ckpt")

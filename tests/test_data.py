@@ -24,6 +24,7 @@ from data.pairing import (
     DataSet,
     Pair,
     check_sizes,
+    describe_missing,
     find_data_sets,
     read_list,
 )
@@ -97,6 +98,34 @@ def test_noisy_folders_beside_the_clean_one_are_left_out(tmp_path):
     assert [data_set.name for data_set in found] == ["CBSD68/noises", "CBSD68/original_png"]
     [given] = find_data_sets(tmp_path / "CBSD68" / "noisy15", DENOISE)
     assert given.name == "noisy15"
+
+
+@pytest.mark.parametrize(
+    ("folders", "clean"),
+    [
+        (("noisy_images", "sigma0.1", "original_png"), "original_png"),
+        (("input", "target"), "target"),
+        (("hazy", "clear"), "clear"),
+    ],
+)
+def test_the_clean_folder_that_is_left_is_the_data_set_above_it(folders, clean, tmp_path):
+    """So that its row stands beside published ones."""
+    for folder in folders:
+        write_image(tmp_path / "CBSD68" / folder / "1.png", GREY)
+    for top, name in ((tmp_path, "CBSD68"), (tmp_path / "CBSD68", "CBSD68")):
+        with pytest.warns(UserWarning, match="left out, since by its name"):
+            found = find_data_sets(top, DENOISE)
+        assert [data_set.name for data_set in found] == [name]
+        assert [pair.clean.parent.name for pair in found[0].pairs] == [clean]
+
+
+def test_why_nothing_is_found_is_told(tmp_path):
+    write_image(tmp_path / "input" / "1.png", GREY)
+    assert describe_missing(tmp_path / "nowhere") == "no such folder"
+    assert describe_missing(tmp_path / "input" / "1.png") == "a file, not a folder"
+    assert describe_missing(tmp_path / "input") == "no images in it"
+    (tmp_path / "target").mkdir()
+    assert f"give the folder above, {tmp_path}" in describe_missing(tmp_path / "input")
 
 
 def test_pair_without_partner_is_named(tmp_path):

@@ -476,6 +476,14 @@ def test_change_of_every_kind_of_picture():
         assert change == pytest.approx(20 * np.log10(5))
 
 
+def test_a_result_is_shown_in_a_line():
+    before, after = np.zeros((4, 5, 3), np.uint8), np.full((4, 5, 3), 51, np.uint8)
+    shown = repr(am_promptir.Restored(Picture(before), Picture(after), {"a": 0.1, "b": 0.9}))
+    assert shown == "Restored(5 x 4 pixels, 13.98 dB to the input, seen as b 90%, a 10%)"
+    shown = repr(am_promptir.Restored(Picture(before), Picture(before), None))
+    assert shown == "Restored(5 x 4 pixels, unchanged)"
+
+
 def test_comparison_of_narrow_and_of_long_pictures(tmp_path):
     weights = dict.fromkeys(NAMES, 0.2)
     narrow = Picture(np.zeros((30, 10, 3), np.uint8))

@@ -17,6 +17,7 @@ import torch
 from data.degradations import DEGRADATION_NAMES
 from net.checkpoint import load_network, read_checkpoint
 from tests.conftest import ROOT, save_untrained
+from utils import inference
 from utils.callbacks import RunControl
 from utils.errors import UserError
 from utils.image_io import list_images, read_image, write_image
@@ -191,7 +192,7 @@ def test_run_of_an_older_version_goes_on(run_script, fails, train_flags, tmp_pat
     assert "of an older version, has balance equal, this one published" in message
     result = run_script("train", *flags)
     assert result.code == 0, result.err
-    assert "did not save patch_size, samples_per_step, epoch_samples; it goes on" in result.err
+    assert "did not save patch_size, samples a step" in result.err
 
 
 def test_fewer_validation_images_than_processes(train_flags, tmp_path):
@@ -246,7 +247,10 @@ def test_time_limit_ends_the_run_with_a_validation(run_script, train_flags, tmp_
 def test_timed_run_that_had_its_time_is_finished(run_script, train_flags, tmp_path):
     last = tmp_path / "last.ckpt"
     timed = [*train_flags, "--de_type", "derain", f"--ckpt_dir={tmp_path}", "--schedule=timed"]
-    assert run_script("train", *timed, "--max_minutes=0.0001").code == 0
+    result = run_script("train", *timed, "--max_minutes=0.0001", "--resume")
+    assert f"no run in {tmp_path} to go on with, so a new one starts" in result.out
+    assert "steps 0 to as many as --max_minutes 0.0001 allow" in result.out
+    assert "trained 2 steps in --max_minutes 0.0001: " in result.out
     assert read_checkpoint(last)["global_step"] == 2
     result = run_script("train", *timed, "--max_minutes=0.0001", "--resume")
     assert result.code == 0 and "already finished, step 2, after --max_minutes 0.0001" in result.out
@@ -388,20 +392,29 @@ def test_sets_whose_results_would_be_in_one_folder_are_refused(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_test_that_ends_early_leaves_no_earlier_results(
+def test_a_test_that_ends_early_leaves_earlier_results_whole(
     run_script, fails, checkpoint, test_flags, monkeypatch, tmp_path
 ):
-    """Which would be taken for those of the new pictures beside them."""
+    """Figures and pictures of one test, not those of another beside them."""
     flags = [*test_flags, "--mode", 1, "--ckpt_name", checkpoint, "--output_path", tmp_path]
     assert run_script("test", *flags).code == 0
-    assert list(tmp_path.rglob("results.json"))
+    first = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    assert len(first) > 3
 
-    def fail(*arguments, **options):
-        raise UserError("broken off")
+    def restore_one(*arguments, **options):
+        if any(tmp_path.rglob("*.unfinished/*.png")):
+            raise UserError("broken off")
+        return inference.restore(*arguments, **options)
 
-    monkeypatch.setattr("utils.evaluate.evaluate", fail)
-    assert "broken off" in fails("test", *flags)
-    assert not list(tmp_path.rglob("results.json")) and not list(tmp_path.rglob("scores.csv"))
+    with monkeypatch.context() as patch:
+        patch.setattr("utils.evaluate.restore", restore_one)
+        assert "broken off" in fails("test", *flags)
+    assert first == {path: path.stat().st_mtime_ns for path in first}
+    new = {path for path in tmp_path.rglob("*") if path.is_file()} - first.keys()
+    assert [path.parent.suffix for path in new] == [".unfinished"]
+    assert run_script("test", *flags).code == 0
+    now = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    assert first.keys() == now.keys() and all(now[path] > first[path] for path in first)
 
 
 def test_named_and_blind_differ(run_script, checkpoint, test_flags, tmp_path):
@@ -452,6 +465,8 @@ def test_a_run_goes_on_with_the_flags_it_was_started_with(run_script, fails, tra
     assert saved[-2:] == ["--max_minutes", "9"] and "--max_minutes=0.0001" not in saved
     other = fails("train", "--resume", parts / "last.ckpt", "--expansion=1", "--num_gpus=0")
     assert "has configuration tiny, this one tiny, expansion 1.0" in other
+    other = fails("train", "--resume", f"--ckpt_dir={parts}", "--network=airnet")
+    assert f"with the flags in {parts / 'flags.json'}: " in other and "--max_minutes 9" in other
     (parts / "flags.json").write_text('["--resume", 1]')
     assert "give all flags of the run again" in fails("train", "--resume", f"--ckpt_dir={parts}")
 

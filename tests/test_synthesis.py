@@ -312,7 +312,7 @@ def test_pairs_and_synthesis_are_not_mixed(flag, fails, flags, tmp_path):
 
 def test_synthesis_without_photographs(fails, flags, tmp_path):
     message = fails("train", *flags, "--denoise_dir", tmp_path, "--de_type", "derain")
-    assert f"--denoise_dir {tmp_path}: no training images in it" in message
+    assert f"--denoise_dir {tmp_path}: no images in it" in message
 
 
 def test_photographs_alone_train_and_resume(

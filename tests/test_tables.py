@@ -267,6 +267,25 @@ def test_table_of_files_that_are_none(fails, tmp_path):
     (tmp_path / "results.json").write_text("{")
     assert "cannot be read as JSON" in fails("scripts/table", tmp_path)
     assert "no results.json there" in fails("scripts/table", tmp_path / "nowhere")
+    (tmp_path / "scores.csv").touch()
+    assert "scores.csv: not a results.json" in fails("scripts/table", tmp_path / "scores.csv")
+
+
+def test_rows_stand_as_given_and_columns_by_degradation(run_script, tmp_path):
+    """A row without all columns has no mean, and then the input has none; nor is there a plot."""
+    for method, degradation in (("first", "dehaze"), ("second", "derain")):
+        content = make_results(method=method, sha256=method)
+        content["results"][0]["degradation"] = degradation
+        write_results(tmp_path / method, [], content)
+    (tmp_path / "table").mkdir()
+    (tmp_path / "table" / "cost_paper.png").touch()  # of an earlier table
+    flags = ["--output", tmp_path / "table", "--no-published"]
+    result = run_script("scripts/table", tmp_path / "first", tmp_path / "second", *flags)
+    assert result.code == 0, result.err
+    header, _, *rows = [line.split("|")[1:-1] for line in result.out.splitlines() if "|" in line]
+    assert [cell.split()[1] for cell in header[3:]] == ["derain", "dehaze"]
+    assert [row[0].strip() for row in rows] == ["degraded input", "first", "second"]
+    assert not (tmp_path / "table" / "cost_paper.png").exists()
 
 
 def test_published_rows_in_every_form(run_script, tmp_path):

@@ -1,15 +1,14 @@
 """The text table, and CLIP from a local file of random weights (none can be downloaded)."""
 
-from argparse import Namespace
+from pathlib import Path
 
 import pytest
 import torch
 
-import train
 from data.degradations import DEGRADATIONS
 from net import AMPromptIR
 from net.text import TextTable, embed, weigh_by_similarity
-from net.transfer import load_by_degradation
+from net.transfer import check_same_texts, load_by_degradation
 from utils.errors import UserError
 
 TEXTS = [degradation.text for degradation in DEGRADATIONS]
@@ -106,14 +105,12 @@ def test_learned_rows_are_orthogonal_and_trainable():
 
 
 def test_texts_of_other_weights_are_refused():
-    names = [degradation.name for degradation in DEGRADATIONS]
-    embeddings = torch.randn(len(names), 512)
-    known = [names[3], names[0]]
-    table = torch.nn.functional.normalize(7 * embeddings[[3, 0]], dim=1)
-    given = Namespace(clip_pretrained="theirs.pt", init="ours.ckpt")
-    train.check_same_texts(given, embeddings, table, known)
+    now = dict(zip("abcd", torch.randn(4, 512), strict=True))
+    had = {name: torch.nn.functional.normalize(7 * now[name], dim=0) for name in "ca"}
+    check_same_texts(Path("ours.ckpt"), "theirs.pt", had, now)
+    exchanged = {"a": had["c"], "c": had["a"]}
     with pytest.raises(UserError, match="gives other texts than those in --init ours"):
-        train.check_same_texts(given, embeddings, table.flip(0), known)
+        check_same_texts(Path("ours.ckpt"), "theirs.pt", exchanged, now)
 
 
 def test_rows_go_over_by_name():

@@ -26,7 +26,7 @@ from tests.conftest import ROOT, save_untrained
 from utils import callbacks, inference, memory
 from utils.devices import choose_machine
 from utils.finite import FiniteSteps
-from utils.flags import merge_flags, write_flags
+from utils.flags import keep_flags, write_flags
 from utils.image_io import to_tensor
 from utils.inference import automatic_tile, restore
 from utils.losses import charbonnier, classification_loss, spectral_l1
@@ -229,20 +229,23 @@ def test_memory_is_that_of_the_container(line, folder, names, tmp_path, monkeypa
 def test_flags_given_take_the_place_of_saved_ones():
     saved = ["--de_type", "derain", "dehaze", "--lr=1", "--cuda", "-1", "--no-exclude", "--compile"]
     given = ["--exclude", "--lr", "2", "--de_type=denoise_15", "--resume"]
-    expected = ["--cuda", "-1", "--compile", *given]
-    assert merge_flags(saved, given) == expected
-    assert merge_flags(saved, ["-h", "--num_gpus=0"], without=["--lr", "--de_type"]) == [
-        *("-h", "--no-exclude", "--compile", "--num_gpus=0"),
+    assert keep_flags(saved, given) == ["--cuda", "-1", "--compile"]
+    left_out = ["--lr", "--de_type"]
+    assert keep_flags(saved, ["-h", "--num_gpus=0"], left_out) == ["--no-exclude", "--compile"]
+    assert keep_flags([*saved, "--lr", "3"], without=["--de_type"]) == [
+        *("--cuda", "-1", "--no-exclude", "--compile", "--lr", "3")
     ]
 
 
 def test_a_run_that_saved_nothing_still_starts_from_its_weights(tmp_path):
     write_flags(tmp_path, ["--init", "a.ckpt", "--lr", "1", "--ckpt_dir", "elsewhere"])
     given = ["--resume", "--ckpt_dir", str(tmp_path)]
-    assert with_saved_flags(given) == ["--init", "a.ckpt", "--lr", "1", *given]
+    file = tmp_path / "flags.json"
+    kept = ["--init", "a.ckpt", "--lr", "1"]
+    assert with_saved_flags(given) == ([*kept, *given], f"{file}: --init a.ckpt --lr 1")
     (tmp_path / "last.ckpt").touch()
-    assert with_saved_flags(given) == ["--lr", "1", *given]
-    assert with_saved_flags(given[1:]) == given[1:]
+    assert with_saved_flags(given) == (["--lr", "1", *given], f"{file}: --lr 1")
+    assert with_saved_flags(given[1:]) == (given[1:], "")
 
 
 def test_automatic_tile_knows_of_windows():

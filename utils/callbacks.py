@@ -261,11 +261,15 @@ class LearningRates(LearningRateMonitor):
 
 
 class RunProgress(ProgressBar):
-    """One bar over the whole run: step, time left, loss, learning rate, images/s."""
+    """One bar over the whole run: step, time left, loss, learning rate, images/s.
+
+    Args:
+        total_steps: None if the run's time ends it, of which it then shows how much has passed.
+    """
 
     seconds_between = 0.5 if sys.stderr.isatty() else 10
 
-    def __init__(self, total_steps: int, samples_per_step: int) -> None:
+    def __init__(self, total_steps: int | None, samples_per_step: int) -> None:
         super().__init__()
         self.total_steps = total_steps
         self.samples_per_step = samples_per_step
@@ -300,8 +304,10 @@ class RunProgress(ProgressBar):
             loss = outputs["loss"] * trainer.accumulate_grad_batches  # Lightning has divided it
             rate = self.bar.n - self.bar.initial
             rate /= max(1e-9, self.bar.format_dict["elapsed"])
+            passed = {} if self.total_steps else {"time": f"{min(1, module.time_share):.0%}"}
             self.bar.set_postfix(
                 {
+                    **passed,
                     "loss": f"{loss.item():.4f}",
                     "lr": f"{trainer.optimizers[0].param_groups[0]['lr']:.2e}",
                     "images/s": f"{self.samples_per_step * rate:.1f}",

@@ -11,25 +11,23 @@ FLAGS = "flags.json"
 ONE_OF = {"--cuda": "--num_gpus"}  # flags of which only one may be given
 
 
-def merge_flags(
-    saved: Sequence[str], given: Sequence[str], without: Collection[str] = ()
+def keep_flags(
+    saved: Sequence[str], given: Sequence[str] = (), without: Collection[str] = ()
 ) -> list[str]:
-    """Flags and their values, those given in place of saved ones of the same name.
+    """Saved flags and their values, each name once, but for those that are given again.
 
     Args:
         without: names of saved flags to leave out, with their dashes.
     """
-    first, groups = _group(given)
-    _, before = _group(saved)
-    kept = {name: group for name, group in before.items() if name not in (*groups, *without)}
-    return [*first, *(word for group in (*kept.values(), *groups.values()) for word in group)]
+    left_out = {*_group(given), *without}
+    kept = [group for name, group in _group(saved).items() if name not in left_out]
+    return [word for group in kept for word in group]
 
 
-def _group(words: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
-    """What stands before the first flag, and the last of each flag with its values, by name."""
-    first: list[str] = []
+def _group(words: Sequence[str]) -> dict[str, list[str]]:
+    """The last of each flag with its values, by name."""
     groups: dict[str, list[str]] = {}
-    group = first
+    group: list[str] = []
     for word in words:
         if word.startswith("--"):
             name = word.partition("=")[0].replace("--no-", "--", 1)
@@ -37,7 +35,7 @@ def _group(words: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
             groups.pop(name, None)
             group = groups[name] = []
         group.append(word)
-    return first, groups
+    return groups
 
 
 def write_flags(folder: Path, flags: Sequence[str]) -> None:

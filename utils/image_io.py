@@ -130,6 +130,8 @@ def open_image(
         raise UserError(f"{name}: a folder; give the path of a picture") from error
     except Exception as error:  # decoders of damaged files raise anything
         reason = describe(error)
+        if isinstance(error, PermissionError) and error.strerror:
+            reason = error.strerror.lower()
         if isinstance(error, UnidentifiedImageError):
             reason = "not an image" + (f" as {', '.join(formats)}" if formats else "")
         raise UserError(

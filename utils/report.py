@@ -9,6 +9,7 @@ import io
 import json
 import math
 import platform
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -17,11 +18,12 @@ from typing import Any, NamedTuple
 
 from utils.errors import UserError
 from utils.evaluate import Score, mean_score
-from utils.files import write_whole
+from utils.files import check_writable, write_whole
 from utils.statistics import interval_of_mean
 
 RESULTS = "results.json"
 SCORES = "scores.csv"  # of every image
+UNFINISHED = ".unfinished"  # ends the name of the folder of a test that is not
 PACKAGES = ("torch", "torchvision", "lightning", "numpy", "scikit-image", "pillow")
 MEASURES = ("psnr", "ssim", "psnr_y")  # those of the restored image, which have an interval
 NUMBER = int | float
@@ -78,10 +80,26 @@ def summarise(figures: Sequence[Figure], origin: Mapping[str, Any]) -> dict[str,
     }
 
 
-def remove_results(folder: Path) -> None:
-    """Take away those of an earlier test, which pictures of another are going to replace."""
+def begin_results(folder: Path) -> Path:
+    """An empty folder for the pictures of a test, beside that of its results.
+
+    Those of an earlier test stay as they are until this one is finished.
+    """
+    unfinished = folder.with_name(folder.name + UNFINISHED)
+    shutil.rmtree(unfinished, ignore_errors=True)
+    check_writable(unfinished)
+    return unfinished
+
+
+def finish_results(unfinished: Path, folder: Path) -> None:
+    """Put the pictures of a finished test in place of an earlier one's, whose figures go."""
     for name in (RESULTS, SCORES):
         (folder / name).unlink(missing_ok=True)
+    for path in filter(Path.is_file, sorted(unfinished.rglob("*"))):
+        place = folder / path.relative_to(unfinished)
+        check_writable(place.parent)
+        path.replace(place)
+    shutil.rmtree(unfinished)
 
 
 def write_results(folder: Path, figures: Sequence[Figure], content: Mapping[str, Any]) -> None:

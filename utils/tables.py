@@ -125,12 +125,17 @@ class Table(NamedTuple):
         return "/".join(parts)
 
 
-def make_table(results: Sequence[Mapping[str, Any]], published: Sequence[Published]) -> Table:
+def make_table(
+    results: Sequence[Mapping[str, Any]],
+    published: Sequence[Published],
+    order: Sequence[str] = (),
+) -> Table:
     """A table of the contents of results files (`utils.report`), all of one protocol.
 
     Args:
         published: rows to set beside them, under protocol `paper` and where the data set is the
             published one.
+        order: of degradations, by which columns are put; others come last, in their own.
 
     Raises:
         UserError: the degraded inputs of one column are not the same.
@@ -140,10 +145,15 @@ def make_table(results: Sequence[Mapping[str, Any]], published: Sequence[Publish
     [protocol] = protocols
     rows = measured_rows(results)
     columns = list(dict.fromkeys(column for row in rows for column in row.cells))
+    places = {degradation: place for place, degradation in enumerate(order)}
+    columns.sort(key=lambda column: places.get(column.degradation, len(places)))
+    rows = [row._replace(mean=mean_of_columns(row, columns)) for row in rows]
     degraded = degraded_cells(results)
     if degraded:
-        rows.insert(0, Row("degraded input", degraded))
-    rows = [row._replace(mean=mean_of_columns(row, columns)) for row in rows]
+        before = Row("degraded input", degraded)
+        if any(row.mean for row in rows):
+            before = before._replace(mean=mean_of_columns(before, columns))
+        rows.insert(0, before)
     if protocol == "paper":
         rows += filter(None, (published_row(entry, columns) for entry in published))
     return Table(protocol, columns, rows)
