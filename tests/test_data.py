@@ -1,6 +1,9 @@
 """Pairing in every layout, the training stream's repeatability, and both protocols."""
 
 import json
+import multiprocessing
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -19,7 +22,6 @@ from data.datasets import (
     split,
 )
 from data.degradations import DEGRADATION_NAMES, DEGRADATIONS, TASKS, of_task
-from data.loaders import prepare_worker
 from data.pairing import (
     DataSet,
     Pair,
@@ -32,6 +34,7 @@ from data.protocols import iterate_test_set
 from data.samples import build_samples
 from data.transforms import add_noise, augment, crop_patch, crop_to_multiple, pad_to_size
 from data.variety import PUBLISHED, Variety, draw_variety
+from tests.conftest import ROOT
 from utils.errors import UserError
 from utils.evaluate import measure
 from utils.image_io import list_images, read_image, to_pixels, write_image
@@ -442,12 +445,28 @@ class Threads(torch.utils.data.Dataset):
         return cv2.getNumThreads()
 
 
-def test_a_loading_process_has_one_thread_of_opencv():
-    before = cv2.getNumThreads()
-    cv2.setNumThreads(3)  # so that it shows on a machine with one core, too
-    try:
-        loader = DataLoader(Threads(), num_workers=1, worker_init_fn=prepare_worker)
-        assert next(iter(loader)).item() == 1
-        assert cv2.getNumThreads() == 3  # the process that trains keeps its own
-    finally:
-        cv2.setNumThreads(before)
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_loading_process_has_one_thread_of_opencv(method):
+    """Also where the process that trains has used several: OpenCV's do not outlive a fork."""
+    if method not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"no {method} on this system")
+    code = f"""
+if __name__ == "__main__":
+    import multiprocessing
+    import time
+    import cv2
+    import numpy as np
+    from data.loaders import make_loaders
+    from tests.test_data import Threads
+
+    multiprocessing.set_start_method("{method}")
+    cv2.setNumThreads(3)
+    cv2.resize(np.zeros((2000, 2000, 3), np.float32), (3000, 3000))
+    time.sleep(1)  # until OpenCV's threads wait for more
+    shared = dict(batch_size=1, num_workers=2, pin_memory=False, rank=0, num_processes=1)
+    loader, _ = make_loaders(Threads(), [], batches=range(4), **shared)
+    print([int(number) for number in loader])
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.stdout == "[1, 1, 1, 1]\n", done.stderr
