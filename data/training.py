@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from data.damage import Found, find_damage, refuse_damage, report_damage
 from data.datasets import split
-from data.degradations import CLEAN, DEGRADATIONS, TASKS, Task
+from data.degradations import CLEAN, DEGRADATIONS, TASKS, Task, of_task
 from data.links import check_links
 from data.pairing import (
     DataSet,
@@ -19,6 +19,7 @@ from data.pairing import (
 )
 from data.scenes import TEST_SCENES, describe_overlaps, leave_out
 from utils.errors import UserError
+from utils.published import is_published_set
 
 
 def find_pairs(
@@ -86,6 +87,7 @@ def find_pairs_of_task(options: Namespace, task: Task) -> list[Pair]:
             f"{describe_layout(task)}; put them there, or train others than {task.name} with "
             "--de_type"
         )
+    warn_of_test_sets(data_sets, task)
     pairs = choose_pairs(options, task, data_sets)
     if not options.follow_links:
         check_links(folder, pairs)
@@ -102,6 +104,22 @@ def choose_pairs(options: Namespace, task: Task, data_sets: Sequence[DataSet]) -
     if pairs and options.data_file_dir:
         pairs = read_list(options.data_file_dir / task.list_file, pairs)
     return pairs
+
+
+def warn_of_test_sets(data_sets: Sequence[DataSet], task: Task) -> None:
+    """Tell of what has the name and the size of a published test set.
+
+    Of scenes only names are known (`data.scenes`), and rainy images' tell nothing.
+    """
+    for data_set in data_sets:
+        degradation = of_task(task.name)[0].name
+        published = is_published_set(data_set.name, degradation, len(data_set.pairs))
+        if published and data_set.name.lower() != task.name:
+            warnings.warn(
+                f"{data_set.name}, {len(data_set.pairs)} training images to {task.name}, is a "
+                "published test set by its name and size: figures on it are void for this run",
+                stacklevel=2,
+            )
 
 
 def check_test_scenes(pairs: list[Pair], task: str, exclude: bool) -> list[Pair]:

@@ -3,6 +3,7 @@
 import csv
 import functools
 import json
+import warnings
 from pathlib import Path
 
 import cv2
@@ -10,9 +11,11 @@ import numpy as np
 import pytest
 import skimage.data
 
+from data.degradations import TASKS
 from data.overlap import ALIKE, EXACT, PictureIndex
 from data.pairing import DataSet, Pair
 from data.scenes import TEST_SCENES, leave_out, scene_of, scenes_of
+from data.training import warn_of_test_sets
 from utils.image_io import read_image, write_image
 
 GREY = np.full((32, 32, 3), 128, np.uint8)
@@ -278,3 +281,16 @@ def test_nothing_left_to_train_on(fails, train_flags, contaminated, tmp_path):
     message = fails("train", *flags, "--ckpt_dir", tmp_path / "run")
     assert "none is left" in message and "--no-exclude_test_scenes" in message
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "images", "published"),
+    [("Rain100L", 100, True), ("Rain100L", 99, False), ("RainTrainL", 100, False)],
+)
+def test_training_on_a_published_test_set_is_warned_of(name, images, published, tmp_path):
+    """Told by its folder: the names of rainy images tell nothing."""
+    pairs = [Pair(tmp_path / f"{index}.png", tmp_path / "clean.png") for index in range(images)]
+    with warnings.catch_warnings(record=True) as found:
+        warn_of_test_sets([DataSet(name, pairs), DataSet("Derain", pairs)], TASKS[1])
+    told = [str(warning.message) for warning in found]
+    assert ["figures on it are void" in message for message in told] == [True] * published
