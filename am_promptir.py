@@ -126,7 +126,7 @@ def as_picture(source: str | Path | np.ndarray | Image.Image | Picture) -> Pictu
     if not fits or pixels.dtype not in kinds:
         raise UserError(
             f"pixels {pixels.dtype} {pixels.shape}: expected uint8 or uint16, (H, W) or (H, W, C) "
-            "with C 1 to 4"
+            "with C 1 to 4; or give a path or an image of Pillow's"
         )
     has_alpha = pixels.shape[2] in (2, 4)
     colours = pixels[..., :-1] if has_alpha else pixels

@@ -333,8 +333,7 @@ def train_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def with_saved_flags(argv: Sequence[str]) -> tuple[list[str], str]:
     """Flags of train.py, and those that the run which `--resume` goes on with was started with.
 
-    The latter come first, and once more in words, with the file that they are from; these are empty
-    where there are none.
+    The latter come first. With them comes a clause that says what they are, empty for a new run.
 
     Raises:
         UserError: what the run's folder says of its flags cannot be read.
@@ -348,7 +347,10 @@ def with_saved_flags(argv: Sequence[str]) -> tuple[list[str], str]:
     has_begun = any(folder.glob("*.ckpt"))  # then its weights come from there
     without = (*NOT_KEPT, "--init") if has_begun else NOT_KEPT
     kept = keep_flags(read_flags(folder), argv, without)
-    return [*kept, *argv], f"{folder / FLAGS}: {shlex.join(kept)}" if kept else ""
+    told = f"with the flags in {folder / FLAGS}: {shlex.join(kept)}" if kept else ""
+    if has_begun and not (folder / FLAGS).exists():
+        told = f"there is no {folder / FLAGS}, so flags that are not given are the defaults"
+    return [*kept, *argv], told
 
 
 def _add_run_flags(parser) -> None:

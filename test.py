@@ -238,8 +238,8 @@ def score(
         content = {**origin, "seed": seed_of(degradation, options.protocol, options.seed)}
         figures = [Figure(data_set.name, degradation.name, scores)]
         content = summarise(figures, content)
+        write_results(unfinished, figures, content)
         finish_results(unfinished, folder)
-        write_results(folder, figures, content)
         yield content
 
 

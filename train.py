@@ -82,13 +82,13 @@ class Plan(NamedTuple):
 
 
 def main() -> int:
-    flags, kept = with_saved_flags(sys.argv[1:])
+    flags, told = with_saved_flags(sys.argv[1:])
     try:
         options = train_options(flags)
     except UserError as error:
-        raise UserError(f"{error}; with the flags in {kept}" if kept else str(error)) from error
-    if kept and is_first_process():
-        print(f"with the flags in {kept}")
+        raise UserError(f"{error}; {told}" if told else str(error)) from error
+    if told and is_first_process():
+        print(told)
     quieten_libraries()
     allow_open_files(options.num_workers)
     with hold_folder(options.ckpt_dir):
@@ -340,7 +340,9 @@ def describe_end(
 ) -> str | None:
     """Why there is nothing left to do for the run of a checkpoint; None if there is."""
     step, minutes = content["global_step"], options.max_minutes
-    if step >= plan.total_steps:
+    if step > plan.total_steps:
+        return f"step {step}, beyond the {plan.total_steps} that are asked for"
+    if step == plan.total_steps:
         return f"step {step} of {plan.total_steps}"
     if options.schedule == "timed" and RunControl.had_its_time(content, minutes, validates):
         return f"step {step}, after --max_minutes {minutes:g}; with more of them it goes on"
@@ -458,19 +460,16 @@ def describe(
     arguments = restorer.hparams
     millions = count_parameters(restorer.net) / 1e6
     weights = start or options.init
-    timed = options.schedule == "timed"
-    to = (
-        f"as many as --max_minutes {options.max_minutes:g} allow"
-        if timed
-        else arguments.total_steps
-    )
+    end = f"{arguments.total_steps}"
+    if options.max_minutes:
+        end += f" at most, in --max_minutes {options.max_minutes:g}"
     lines = [
         f"{arguments.network} ({arguments.configuration}), {millions:.2f} M parameters, "
         f"text: {arguments.text_encoder}",
         f"weights of {weights}, into {options.ckpt_dir}" if weights else f"into {options.ckpt_dir}",
         f"{machine.num_processes} x {machine.accelerator}, {machine.precision}, "
         f"{arguments.run['samples_per_step']} patches a step",
-        f"steps {first_step} to {to}, "
+        f"steps {first_step} to {end}, "
         f"{arguments.steps_per_epoch} an epoch of {arguments.run['epoch_samples']} samples",
     ]
     return "\n".join(lines)

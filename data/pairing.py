@@ -82,6 +82,12 @@ def describe_missing(folder: Path) -> str:
     others = [other for pair in FOLDER_PAIRS if name in pair for other in pair if other != name]
     if any((above / other).is_dir() for other in others):
         return f"only one half of the pairs in it; give the folder above, {above}"
+    inside = [path.name for path in _subfolders(folder)]
+    halves = [name for name in inside if any(name.lower() in pair for pair in FOLDER_PAIRS)]
+    if halves:
+        return f"{halves[0]} in it has no other half beside it"
+    if any(re.fullmatch(NOISY, name.lower()) for name in inside):
+        return "none but noisy images in it, by their folders' names"
     return "no images in it"
 
 

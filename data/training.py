@@ -49,7 +49,9 @@ def find_pairs(
             refuse_damage(found.damaged)
         if not found.whole(pairs):
             reason = next(iter(found.damaged.values()))
-            raise UserError(f"none of {len(pairs)} images can be read, such as {reason}")
+            raise UserError(
+                f"--{task.name}_dir: none of {len(pairs)} images can be read, such as {reason}"
+            )
         small += check_sizes(found.whole(pairs), found.sizes, options.patch_size)
         num_images += len(pairs)
         kept, held_out = split(pairs, options.val_images)
@@ -82,10 +84,10 @@ def find_pairs_of_task(options: Namespace, task: Task) -> list[Pair]:
     folder = getattr(options, f"{task.name}_dir")
     data_sets = find_data_sets(folder, task)
     if not data_sets:
+        others = "" if options.synthesize else f", or train others than {task.name} with --de_type"
         raise UserError(
             f"--{task.name}_dir {folder}: {describe_missing(folder)}; expected "
-            f"{describe_layout(task)}; put them there, or train others than {task.name} with "
-            "--de_type"
+            f"{describe_layout(task)}; put them there{others}"
         )
     warn_of_test_sets(data_sets, task)
     pairs = choose_pairs(options, task, data_sets)

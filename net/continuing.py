@@ -24,7 +24,7 @@ OLDER = {  # what versions did that had no such choice
 }
 
 FLAGS = {  # by another name
-    "epoch_samples": "samples an epoch (of the data, by --balance)",
+    "epoch_samples": "samples an epoch (of the data, by --balance and --val_images)",
     "left_clean": "share of --variety left clean",
     "rate": "lr",
     "samples_per_step": "samples a step (--batch_size x --accumulate x GPUs)",

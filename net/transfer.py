@@ -36,7 +36,10 @@ def read_init(
     Raises:
         UserError: it cannot be read, or is of another network than what is to be trained.
     """
-    trained = load_network(path)
+    try:
+        trained = load_network(path)
+    except UserError as error:
+        raise UserError(f"--init {error}") from error
     defaults = NETWORKS[network].__init__.__kwdefaults__ or {}  # not all are saved
     had, wanted = (
         {"network": name, **defaults, **arguments, "num_degradations": None}  # rows go by name

@@ -127,6 +127,9 @@ def test_why_nothing_is_found_is_told(tmp_path):
     assert describe_missing(tmp_path / "nowhere") == "no such folder"
     assert describe_missing(tmp_path / "input" / "1.png") == "a file, not a folder"
     assert describe_missing(tmp_path / "input") == "no images in it"
+    assert "input in it has no other half" in describe_missing(tmp_path)
+    (tmp_path / "set" / "noisy15").mkdir(parents=True)
+    assert "none but noisy" in describe_missing(tmp_path / "set")
     (tmp_path / "target").mkdir()
     assert f"give the folder above, {tmp_path}" in describe_missing(tmp_path / "input")
 

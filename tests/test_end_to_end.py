@@ -249,7 +249,7 @@ def test_timed_run_that_had_its_time_is_finished(run_script, train_flags, tmp_pa
     timed = [*train_flags, "--de_type", "derain", f"--ckpt_dir={tmp_path}", "--schedule=timed"]
     result = run_script("train", *timed, "--max_minutes=0.0001", "--resume")
     assert f"no run in {tmp_path} to go on with, so a new one starts" in result.out
-    assert "steps 0 to as many as --max_minutes 0.0001 allow" in result.out
+    assert " at most, in --max_minutes 0.0001, " in result.out
     assert "trained 2 steps in --max_minutes 0.0001: " in result.out
     assert read_checkpoint(last)["global_step"] == 2
     result = run_script("train", *timed, "--max_minutes=0.0001", "--resume")
@@ -415,6 +415,13 @@ def test_a_test_that_ends_early_leaves_earlier_results_whole(
     assert run_script("test", *flags).code == 0
     now = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
     assert first.keys() == now.keys() and all(now[path] > first[path] for path in first)
+
+    picture = next(path for path in first if path.suffix == ".png")
+    picture.unlink()
+    picture.mkdir()
+    assert f"{picture}: cannot be written" in fails("test", *flags)
+    for name in ("results.json", "scores.csv"):
+        assert (picture.parent / name).stat().st_mtime_ns == now[picture.parent / name]
 
 
 def test_named_and_blind_differ(run_script, checkpoint, test_flags, tmp_path):

@@ -242,10 +242,16 @@ def test_a_run_that_saved_nothing_still_starts_from_its_weights(tmp_path):
     given = ["--resume", "--ckpt_dir", str(tmp_path)]
     file = tmp_path / "flags.json"
     kept = ["--init", "a.ckpt", "--lr", "1"]
-    assert with_saved_flags(given) == ([*kept, *given], f"{file}: --init a.ckpt --lr 1")
+    assert with_saved_flags(given) == (
+        [*kept, *given],
+        f"with the flags in {file}: --init a.ckpt --lr 1",
+    )
     (tmp_path / "last.ckpt").touch()
-    assert with_saved_flags(given) == (["--lr", "1", *given], f"{file}: --lr 1")
+    assert with_saved_flags(given) == (["--lr", "1", *given], f"with the flags in {file}: --lr 1")
     assert with_saved_flags(given[1:]) == (given[1:], "")
+    file.unlink()
+    told = f"there is no {file}, so flags that are not given are the defaults"
+    assert with_saved_flags(given) == (given, told)
 
 
 def test_automatic_tile_knows_of_windows():

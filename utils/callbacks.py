@@ -291,6 +291,8 @@ class RunProgress(ProgressBar):
             disable=not self.enabled,
         )
         self.shown = 0.0
+        self.loss: Tensor | None = None  # of the last step, and its learning rate
+        self.rate = 0.0
 
     def on_train_batch_end(
         self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, *step: Any
@@ -299,29 +301,35 @@ class RunProgress(ProgressBar):
         if not steps:
             return  # in the middle of a step of several batches
         self.bar.update(steps)
-        if self.enabled and time.monotonic() - self.shown > self.seconds_between:
-            self.shown = time.monotonic()
-            loss = outputs["loss"] * trainer.accumulate_grad_batches  # Lightning has divided it
-            rate = self.bar.n - self.bar.initial
-            rate /= max(1e-9, self.bar.format_dict["elapsed"])
-            passed = {} if self.total_steps else {"time": f"{min(1, module.time_share):.0%}"}
-            self.bar.set_postfix(
-                {
-                    **passed,
-                    "loss": f"{loss.item():.4f}",
-                    "lr": f"{trainer.optimizers[0].param_groups[0]['lr']:.2e}",
-                    "images/s": f"{self.samples_per_step * rate:.1f}",
-                },
-                refresh=False,
-            )
+        self.loss = outputs["loss"] * trainer.accumulate_grad_batches  # Lightning has divided it
+        self.rate = trainer.optimizers[0].param_groups[0]["lr"]
+        if time.monotonic() - self.shown > self.seconds_between:
+            self._show(module)
+
+    def _show(self, module: L.LightningModule) -> None:
+        if not self.enabled or self.loss is None:
+            return
+        self.shown = time.monotonic()
+        speed = self.bar.n - self.bar.initial
+        speed /= max(1e-9, self.bar.format_dict["elapsed"])
+        passed = {} if self.total_steps else {"time": f"{min(1, module.time_share):.0%}"}
+        self.bar.set_postfix(
+            {
+                **passed,
+                "loss": f"{self.loss.item():.4f}",
+                "lr": f"{self.rate:.2e}",
+                "images/s": f"{self.samples_per_step * speed:.1f}",
+            },
+            refresh=False,
+        )
 
     def on_validation_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if self.bar is not None:
-            self.bar.set_description("validating")
+            self.bar.set_description_str("validating")
 
     def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if self.bar is not None and self.enabled:
-            self.bar.set_description("training")
+            self.bar.set_description_str("training")
             figures = ", ".join(
                 f"{name.removeprefix('val/psnr').removeprefix('_') or 'mean'} {value:.2f}"
                 for name, value in trainer.callback_metrics.items()
@@ -329,14 +337,17 @@ class RunProgress(ProgressBar):
             )
             tqdm.write(f"step {trainer.global_step}: validation PSNR (blind, dB): {figures}")
 
-    def on_exception(self, *details: Any) -> None:
-        self._close()
+    def on_exception(
+        self, trainer: L.Trainer, module: L.LightningModule, error: BaseException
+    ) -> None:
+        self._close(module)
 
-    def on_train_end(self, *details: Any) -> None:
-        self._close()
+    def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self._close(module)
 
-    def _close(self) -> None:
+    def _close(self, module: L.LightningModule) -> None:
         if self.bar is not None:
+            self._show(module)
             self.bar.close()
 
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from utils.errors import UserError
 from utils.evaluate import Score, mean_score
-from utils.files import check_writable, write_whole
+from utils.files import check_writable, write_error, write_whole
 from utils.statistics import interval_of_mean
 
 RESULTS = "results.json"
@@ -81,7 +81,7 @@ def summarise(figures: Sequence[Figure], origin: Mapping[str, Any]) -> dict[str,
 
 
 def begin_results(folder: Path) -> Path:
-    """An empty folder for the pictures of a test, beside that of its results.
+    """An empty folder for what a test writes, beside that of its results.
 
     Those of an earlier test stay as they are until this one is finished.
     """
@@ -92,14 +92,22 @@ def begin_results(folder: Path) -> Path:
 
 
 def finish_results(unfinished: Path, folder: Path) -> None:
-    """Put the pictures of a finished test in place of an earlier one's, whose figures go."""
-    for name in (RESULTS, SCORES):
-        (folder / name).unlink(missing_ok=True)
-    for path in filter(Path.is_file, sorted(unfinished.rglob("*"))):
+    """Put what a finished test wrote in place of an earlier one's, the figures last.
+
+    Raises:
+        UserError: something there cannot be replaced; what was not yet put there is left.
+    """
+    paths = filter(Path.is_file, sorted(unfinished.rglob("*")))
+    for path in sorted(paths, key=lambda path: (path.name == RESULTS, path.name == SCORES)):
         place = folder / path.relative_to(unfinished)
-        check_writable(place.parent)
-        path.replace(place)
-    shutil.rmtree(unfinished)
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(place)
+        except FileNotFoundError:  # another test of the same was as far
+            pass
+        except OSError as error:
+            raise write_error(place, error) from error
+    shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def write_results(folder: Path, figures: Sequence[Figure], content: Mapping[str, Any]) -> None:
