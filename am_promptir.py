@@ -44,7 +44,8 @@ class Restored(NamedTuple):
 
     def __repr__(self) -> str:
         width, height = self.before.size
-        change = "unchanged" if self.change_db is None else f"{self.change_db:.2f} dB to the input"
+        decibels = self.change_db
+        change = "unchanged" if decibels is None else f"{decibels:.2f} dB to the input"
         seen = f", seen as {describe_weights(self.weights)}" if self.weights else ""
         return f"Restored({width} x {height} pixels, {change}{seen})"
 

@@ -331,9 +331,9 @@ def train_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def with_saved_flags(argv: Sequence[str]) -> tuple[list[str], str]:
-    """Flags of train.py, and those that the run which `--resume` goes on with was started with.
+    """Flags of train.py, then those that the run which `--resume` goes on with was started with.
 
-    The latter come first. With them comes a clause that says what they are, empty for a new run.
+    With them comes a clause that says what the latter are, empty for a new run.
 
     Raises:
         UserError: what the run's folder says of its flags cannot be read.
@@ -350,7 +350,7 @@ def with_saved_flags(argv: Sequence[str]) -> tuple[list[str], str]:
     told = f"with the flags in {folder / FLAGS}: {shlex.join(kept)}" if kept else ""
     if has_begun and not (folder / FLAGS).exists():
         told = f"there is no {folder / FLAGS}, so flags that are not given are the defaults"
-    return [*kept, *argv], told
+    return [*argv, *kept], told
 
 
 def _add_run_flags(parser) -> None:
@@ -564,9 +564,10 @@ def find_in_folder(options: argparse.Namespace, flag: str, task: Task) -> list[D
     folder = getattr(options, flag)
     data_sets = find_data_sets(folder, task)
     if not data_sets and folder != _default_folder(flag, task):
+        what = describe_missing(folder, task)
         raise UserError(
-            f"--{flag} {folder}: {describe_missing(folder)}; expected {describe_layout(task)}; "
-            "correct the path, or leave the flag out"
+            f"--{flag} {folder}: {what}; expected {describe_layout(task)}; correct the path, or "
+            "leave the flag out"
         )
     return data_sets
 

@@ -36,8 +36,9 @@ from utils.files import check_writable
 from utils.image_io import to_pixels, write_image
 from utils.metrics import SSIM_WINDOW
 from utils.published import PUBLISHED
-from utils.report import Figure, begin_results, finish_results, summarise, write_results
+from utils.report import RESULTS, SCORES, Figure, summarise, write_results
 from utils.tables import make_table
+from utils.unfinished import replaced_when_whole
 
 
 def main() -> int:
@@ -154,7 +155,7 @@ def find_test_sets(options: Namespace) -> tuple[list[tuple[Task, DataSet]], list
         if not data_sets:
             left_out.append(task.name)
             print(
-                f"{task.name} is left out, {folder}: {describe_missing(folder)}; expected "
+                f"{task.name} is left out, {folder}: {describe_missing(folder, task)}; expected "
                 f"{describe_layout(task)}; put them there (such as {folder}/{task.test_sets}) "
                 f"or give --{task.name}_path",
                 file=sys.stderr,
@@ -209,14 +210,13 @@ def score(
     for degradation, samples in streams:
         title = f"{data_set.name} {degradation.name}"
         folder = output / title.replace(" ", "_")
-        unfinished = begin_results(folder)
         named = None
         if options.named:
             named = trained.net.name_degradation(trained.degradations.index(degradation.name), 1)
 
-        def save(sample: Sample, restored: Tensor, score: Score, folder=unfinished) -> None:
+        def save(sample: Sample, restored: Tensor, score: Score) -> None:
             pixels = to_pixels(restored)
-            write_image(folder / f"{sample.name}.png", pixels)
+            write_image(unfinished / f"{sample.name}.png", pixels)
             if options.compare:
                 images = [to_pixels(sample.degraded), pixels, to_pixels(sample.clean)]
                 captions = (
@@ -224,22 +224,22 @@ def score(
                     f"restored {score.psnr:.2f} dB",
                     "clean",
                 )
-                write_comparison(folder / COMPARISONS / f"{sample.name}.png", images, captions)
+                write_comparison(unfinished / COMPARISONS / f"{sample.name}.png", images, captions)
 
-        scores = evaluate(
-            trained.net,
-            tqdm(samples, title, len(data_set.pairs), unit="image"),
-            named,
-            options.tile,
-            options.self_ensemble,
-            quantised=options.protocol == "clean",
-            on_result=save,
-        )
-        content = {**origin, "seed": seed_of(degradation, options.protocol, options.seed)}
-        figures = [Figure(data_set.name, degradation.name, scores)]
-        content = summarise(figures, content)
-        write_results(unfinished, figures, content)
-        finish_results(unfinished, folder)
+        with replaced_when_whole(folder, (SCORES, RESULTS), "--output_path") as unfinished:
+            scores = evaluate(
+                trained.net,
+                tqdm(samples, title, len(data_set.pairs), unit="image"),
+                named,
+                options.tile,
+                options.self_ensemble,
+                quantised=options.protocol == "clean",
+                on_result=save,
+            )
+            content = {**origin, "seed": seed_of(degradation, options.protocol, options.seed)}
+            figures = [Figure(data_set.name, degradation.name, scores)]
+            content = summarise(figures, content)
+            write_results(unfinished, figures, content)
         yield content
 
 

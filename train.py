@@ -64,6 +64,7 @@ from utils.flags import keep_flags, write_flags
 from utils.inference import MEMORY_SHARE
 from utils.locks import hold_folder
 from utils.memory import available_memory
+from utils.printable import printable
 from utils.replaced import ReplacedImages
 
 PREVIOUS = "previous.ckpt"  # what last.ckpt was before
@@ -86,9 +87,11 @@ def main() -> int:
     try:
         options = train_options(flags)
     except UserError as error:
-        raise UserError(f"{error}; {told}" if told else str(error)) from error
+        if not told:
+            raise
+        raise UserError(f"{error}; {told}") from error
     if told and is_first_process():
-        print(told)
+        print(printable(told))
     quieten_libraries()
     allow_open_files(options.num_workers)
     with hold_folder(options.ckpt_dir):
@@ -201,7 +204,7 @@ def train(options: Namespace, flags: list[str]) -> int:
         end = f"stopped at {stop}, saved {last}; --resume goes on from there"
     else:
         saved = ", ".join(str(path) for path in (last, best) if path.exists())
-        end = f"{describe_length(options, plan, trainer.global_step)}: {saved}"
+        end = f"{describe_length(options, plan, trainer.global_step)}; saved {saved}"
     if trainer.is_global_zero:
         print(end)
     return 0
@@ -353,12 +356,10 @@ def describe_length(options: Namespace, plan: Plan, steps: int) -> str:
     """What a run that came to its end has done."""
     if steps == plan.total_steps or not options.max_minutes:
         return f"trained {steps} of {plan.total_steps} steps"
+    ended = f"after --max_minutes {options.max_minutes:g}"
     if options.schedule == "timed":
-        return f"trained {steps} steps in --max_minutes {options.max_minutes:g}"
-    return (
-        f"trained {steps} of {plan.total_steps} steps in --max_minutes {options.max_minutes:g}, "
-        "--resume goes on"
-    )
+        return f"trained {steps} steps, ended {ended}"
+    return f"at step {steps} of {plan.total_steps} {ended}, --resume goes on"
 
 
 def make_trainer(
@@ -403,7 +404,9 @@ def make_trainer(
             finite,
             AveragedWeights(),
             LearningRates(),
-            RunProgress(None if timed else plan.total_steps, plan.samples_per_step),
+            RunProgress(
+                plan.total_steps if options.max_steps or not timed else None, plan.samples_per_step
+            ),
             SampleImages(options.ckpt_dir / "samples"),
             BestCheckpoint(
                 dirpath=options.ckpt_dir,

@@ -28,8 +28,8 @@ def make_loaders(
 ) -> tuple[DataLoader, DataLoader | None]:
     """One process's share of the training stream, and of the validation images if there are any.
 
-    With workers OpenCV has one thread from then on, in this process as well: a forked worker would
-    wait for ever for the threads of its parent when it is to have fewer.
+    With workers OpenCV has one thread from then on in this process as well: a forked worker that is
+    to have fewer than its parent waits for ever for threads which it has not.
 
     Args:
         batches: those of each process, from the first one to be done to the end of the run.
@@ -78,13 +78,11 @@ def allow_open_files(num_workers: int) -> None:
 def prepare_worker(worker: int) -> None:
     """A data loader's worker ends with its parent, which finishes its step first.
 
-    OpenCV uses one thread in it, not as many as there are cores; a forked one has that from
-    `make_loaders`.
+    OpenCV uses one thread in it, not as many as there are cores.
     """
     for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
-    if multiprocessing.get_start_method() != "fork":
-        cv2.setNumThreads(1)
+    cv2.setNumThreads(1)
 
 
 @atexit.register

@@ -12,13 +12,13 @@ over a reduced grey picture:
 The third step is what tells a crop from another photograph of the same tiger.
 
 Measured with 168 test pictures (CBSD68 and Rain100L): all were found after JPEG at quality 20, half
-and twice the size, a crop of three quarters of each side, mirroring, turning, a squeeze to 256 x
-256, noise of sigma 25 and 30 % more light; 99.4 % at a third of the size. Of crops of half of each
-side 96 % were found, of two fifths 85 %; of crops reduced from 240 x 160 to 120 x 80 pixels only 41
-%. None of 365 other photographs of BSDS500 was taken for one of them (highest correlation 0.75),
-but Rain100L's 89 is for 0002 of SOTS outdoor (0.854): look at what is found. On one core a picture
-takes 50 ms against 168 test pictures and 110 ms against 700, so 1,000 pictures take one to two
-minutes.
+and twice the size, a crop of three quarters of each side, mirroring, turning, a squeeze to 256x256,
+noise of sigma 25 and 30% more light; 99.4% at a third of the size. Of crops of half of each side
+96% were found, of two fifths 85%; of crops reduced from 240x160 to 120x80 pixels only 41%. None of
+365 other photographs of BSDS500 was taken for one of them (highest correlation 0.75). Among
+pictures of other sets that can happen: Rain100L's target 89 was taken for 0002 of SOTS outdoor
+(0.854). On one core a picture takes 50 ms against 168 test pictures and 110 ms against 700, so
+1,000 pictures take one to two minutes.
 """
 
 import hashlib

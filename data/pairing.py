@@ -38,6 +38,7 @@ NAME_RULES = {
 }
 FLAT_DEGRADED = {"derain": r"rain.*", "dehaze": r"[^_]+_.+"}  # both kinds in one folder
 NOISY = r"(noisy|noise|sigma)([_-]?[\d.]*|[_-]?images)"  # beside the clean one, as in CBSD68
+CLEAN_FOLDER = f"({'|'.join(sorted({clean for _, clean in FOLDER_PAIRS}))}|clean)([_-].*)?"
 BSD_PREFIX = "a"  # published denoise lists write a117025.jpg for 117025.jpg
 MAX_DEPTH = 3  # folders between a given folder and its images
 
@@ -74,21 +75,17 @@ def find_data_sets(folder: Path, task: Task) -> list[DataSet]:
     return list(find(folder, folder, task, MAX_DEPTH))
 
 
-def describe_missing(folder: Path) -> str:
+def describe_missing(folder: Path, task: Task) -> str:
     """Why `find_data_sets` finds nothing in a folder, in words."""
     if not folder.is_dir():
         return "a file, not a folder" if folder.is_file() else "no such folder"
-    above, name = folder.resolve().parent, folder.resolve().name
-    others = [other for pair in FOLDER_PAIRS if name in pair for other in pair if other != name]
-    if any((above / other).is_dir() for other in others):
-        return f"only one half of the pairs in it; give the folder above, {above}"
-    inside = [path.name for path in _subfolders(folder)]
-    halves = [name for name in inside if any(name.lower() in pair for pair in FOLDER_PAIRS)]
-    if halves:
-        return f"{halves[0]} in it has no other half beside it"
-    if any(re.fullmatch(NOISY, name.lower()) for name in inside):
-        return "none but noisy images in it, by their folders' names"
-    return "no images in it"
+    if not list_images(folder, recursive=True):
+        return "no images in it"
+    if task.name == "denoise":
+        return f"no clean images in it, or more than {MAX_DEPTH} folders deep"
+    if any(folder.resolve().name.lower() in pair for pair in FOLDER_PAIRS):
+        return "no pairs in it; if this is one half of them, give the folder above"
+    return "no pairs in it"
 
 
 def describe_layout(task: Task) -> str:
@@ -181,19 +178,25 @@ def _find_clean(folder: Path, top: Path, task: Task, depth: int) -> Iterable[Dat
     images = list_images(folder)
     if images:
         yield DataSet(_name(folder, top), [Pair(None, path) for path in images])
-    inside = {path.name.lower(): path for path in _subfolders(folder)} if depth else {}
-    degraded = {name for name in inside if re.fullmatch(NOISY, name)}
-    degraded |= {first for first, second in FOLDER_PAIRS if {first, second} <= inside.keys()}
-    for name in sorted(degraded):
+    inside = _subfolders(folder) if depth else []
+    names = {path.name.lower() for path in inside}
+    halves = {degraded for degraded, clean in FOLDER_PAIRS if {degraded, clean} <= names}
+    left = []
+    for path in inside:
+        name = path.name.lower()
+        if name not in halves and not re.fullmatch(NOISY, name):
+            left.append(path)
+            continue
         warnings.warn(
-            f"{inside.pop(name)}: left out, since by its name its images are degraded; if they are "
-            "clean, give this folder itself or another name",
+            f"{path}: left out, since by its name its images are degraded; if they are clean, give "
+            "this folder itself or another name",
             stacklevel=1,
         )
-    # what is left of a folder beside its degraded images is that folder's
-    alone = _name(*inside.values(), top) if degraded and len(inside) == 1 and not images else None
-    for found in _descend(_find_clean, inside.values(), top, task, depth):
-        yield found._replace(name=_name(folder, top)) if found.name == alone else found
+    data_sets = list(_descend(_find_clean, left, top, task, depth))
+    is_half = len(left) == 1 < len(inside) and re.fullmatch(CLEAN_FOLDER, left[0].name.lower())
+    if is_half and len(data_sets) == 1 and not images:  # which is named after this folder
+        data_sets = [data_sets[0]._replace(name=_name(folder, top))]
+    yield from data_sets
 
 
 def _find_pairs(folder: Path, top: Path, task: Task, depth: int) -> Iterable[DataSet]:
@@ -218,7 +221,7 @@ def _find_pairs(folder: Path, top: Path, task: Task, depth: int) -> Iterable[Dat
     yield from _descend(_find_pairs, _subfolders(folder) if depth else [], top, task, depth)
 
 
-def _descend(find, folders: Iterable[Path], top: Path, task: Task, depth: int) -> Iterable[DataSet]:
+def _descend(find, folders: Sequence[Path], top: Path, task: Task, depth: int) -> Iterable[DataSet]:
     for folder in folders:
         yield from find(folder, top, task, depth - 1)
 

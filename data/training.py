@@ -30,7 +30,8 @@ def find_pairs(
     Damaged ones are among the training pairs, in whose place others come, but not held out.
 
     Raises:
-        UserError: there are none of a degradation, or none that can be read.
+        UserError: there are none of a degradation, or none that can be read; with `--strict_data`,
+            one cannot be read; or as `find_pairs_of_task` and `check_sizes`.
     """
     training, validation, images = {}, {}, Found({}, {})
     small, num_images = [], 0
@@ -79,14 +80,15 @@ def find_pairs_of_task(options: Namespace, task: Task) -> list[Pair]:
     """The pairs to train in a task's folder.
 
     Raises:
-        UserError: there are none.
+        UserError: there are none, or as `find_data_sets`, `read_list`, `check_links` and
+            `check_test_scenes`.
     """
     folder = getattr(options, f"{task.name}_dir")
     data_sets = find_data_sets(folder, task)
     if not data_sets:
         others = "" if options.synthesize else f", or train others than {task.name} with --de_type"
         raise UserError(
-            f"--{task.name}_dir {folder}: {describe_missing(folder)}; expected "
+            f"--{task.name}_dir {folder}: {describe_missing(folder, task)}; expected "
             f"{describe_layout(task)}; put them there{others}"
         )
     warn_of_test_sets(data_sets, task)

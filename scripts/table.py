@@ -83,11 +83,9 @@ def find_results(paths: list[Path]) -> list[Path]:
     files: list[Path] = []
     for path in paths:
         found = sorted(path.rglob(RESULTS)) if path.is_dir() else [path] * path.is_file()
-        if not found or found[0].suffix != Path(RESULTS).suffix:
-            what = f"not a {RESULTS}" if found else f"no {RESULTS} there"
+        if not found:
             raise UserError(
-                f"{path}: {what}; give the output folder of test.py or scripts.score, or such a "
-                "file in it"
+                f"{path}: no {RESULTS} there; give the output folder of test.py or scripts.score"
             )
         files += found
     return list({file.resolve(): file for file in files}.values())

@@ -107,7 +107,8 @@ def test_noisy_folders_beside_the_clean_one_are_left_out(tmp_path):
     ("folders", "clean"),
     [
         (("noisy_images", "sigma0.1", "original_png"), "original_png"),
-        (("input", "target"), "target"),
+        (("Noisy15", "noisy15", "Clean"), "Clean"),
+        (("Input", "target"), "target"),
         (("hazy", "clear"), "clear"),
     ],
 )
@@ -122,16 +123,36 @@ def test_the_clean_folder_that_is_left_is_the_data_set_above_it(folders, clean, 
         assert [pair.clean.parent.name for pair in found[0].pairs] == [clean]
 
 
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("noisy25/1", "Kodak24/1"), ["set/Kodak24"]),
+        (("noisy25/1", "gt/1", "2"), ["set", "set/gt"]),
+        (("noisy25/1", "gt/a/1", "gt/b/1"), ["set/gt/a", "set/gt/b"]),
+        (("Train/1", "train/2"), ["set/Train", "set/train"]),
+        (("input/1",), ["set/input"]),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*left out, since by its name")
+def test_other_folders_of_clean_images_keep_their_names(names, expected, tmp_path):
+    for name in names:
+        write_image(tmp_path / "set" / f"{name}.png", GREY)
+    assert [data_set.name for data_set in find_data_sets(tmp_path, DENOISE)] == expected
+
+
 def test_why_nothing_is_found_is_told(tmp_path):
-    write_image(tmp_path / "input" / "1.png", GREY)
-    assert describe_missing(tmp_path / "nowhere") == "no such folder"
-    assert describe_missing(tmp_path / "input" / "1.png") == "a file, not a folder"
-    assert describe_missing(tmp_path / "input") == "no images in it"
-    assert "input in it has no other half" in describe_missing(tmp_path)
-    (tmp_path / "set" / "noisy15").mkdir(parents=True)
-    assert "none but noisy" in describe_missing(tmp_path / "set")
-    (tmp_path / "target").mkdir()
-    assert f"give the folder above, {tmp_path}" in describe_missing(tmp_path / "input")
+    write_image(tmp_path / "Input" / "1.png", GREY)
+    write_image(tmp_path / "set" / "noisy15" / "1.png", GREY)
+    (tmp_path / "empty").mkdir()
+    for name, task, expected in (
+        ("nowhere", DERAIN, "no such folder"),
+        ("Input/1.png", DERAIN, "a file, not a folder"),
+        ("empty", DERAIN, "no images in it"),
+        ("Input", DERAIN, "no pairs in it; if this is one half of them, give the folder above"),
+        ("set", DERAIN, "no pairs in it"),
+        ("set", DENOISE, "no clean images in it, or more than 3 folders deep"),
+    ):
+        assert describe_missing(tmp_path / name, task) == expected
 
 
 def test_pair_without_partner_is_named(tmp_path):

@@ -21,6 +21,7 @@ from utils import inference
 from utils.callbacks import RunControl
 from utils.errors import UserError
 from utils.image_io import list_images, read_image, write_image
+from utils.locks import hold_folder
 from utils.runs import read_learning_curve
 
 ROUNDING = 2e-5  # of weights after a few steps; other samples or coins make 5e-4 of it
@@ -239,7 +240,9 @@ def test_clip_trains_tests_and_reads_words(
 
 def test_time_limit_ends_the_run_with_a_validation(run_script, train_flags, tmp_path):
     flags = ["--de_type", "derain", f"--ckpt_dir={tmp_path}", "--max_minutes=0.0001"]
-    assert run_script("train", *train_flags, *flags).code == 0
+    result = run_script("train", *train_flags, *flags)
+    assert result.code == 0, result.err
+    assert " after --max_minutes 0.0001, --resume goes on; saved " in result.out
     assert read_checkpoint(tmp_path / "last.ckpt")["global_step"] == 2  # the first is not counted
     assert (tmp_path / "best.ckpt").exists()
 
@@ -250,13 +253,15 @@ def test_timed_run_that_had_its_time_is_finished(run_script, train_flags, tmp_pa
     result = run_script("train", *timed, "--max_minutes=0.0001", "--resume")
     assert f"no run in {tmp_path} to go on with, so a new one starts" in result.out
     assert " at most, in --max_minutes 0.0001, " in result.out
-    assert "trained 2 steps in --max_minutes 0.0001: " in result.out
+    assert "trained 2 steps, ended after --max_minutes 0.0001; saved " in result.out
+    assert "training: 2step" in result.err and "time=100%" in result.err
     assert read_checkpoint(last)["global_step"] == 2
     result = run_script("train", *timed, "--max_minutes=0.0001", "--resume")
     assert result.code == 0 and "already finished, step 2, after --max_minutes 0.0001" in result.out
     assert read_checkpoint(last)["global_step"] == 2
     result = run_script("train", *timed, "--max_minutes=5", "--max_steps=3", "--resume")
     assert result.code == 0 and read_checkpoint(last)["global_step"] == 3
+    assert "3/3" in result.err and "trained 3 of 3 steps; saved" in result.out
 
     content = read_checkpoint(last)
     content["callbacks"]["RunControl"]["validated"] = 0  # as if killed during the last validation
@@ -396,10 +401,15 @@ def test_a_test_that_ends_early_leaves_earlier_results_whole(
     run_script, fails, checkpoint, test_flags, monkeypatch, tmp_path
 ):
     """Figures and pictures of one test, not those of another beside them."""
+
+    def files():
+        return {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+
     flags = [*test_flags, "--mode", 1, "--ckpt_name", checkpoint, "--output_path", tmp_path]
+    flags.append("--compare")
     assert run_script("test", *flags).code == 0
-    first = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
-    assert len(first) > 3
+    first = files()
+    assert any(path.parent.name == "compare" for path in first)
 
     def restore_one(*arguments, **options):
         if any(tmp_path.rglob("*.unfinished/*.png")):
@@ -409,19 +419,40 @@ def test_a_test_that_ends_early_leaves_earlier_results_whole(
     with monkeypatch.context() as patch:
         patch.setattr("utils.evaluate.restore", restore_one)
         assert "broken off" in fails("test", *flags)
-    assert first == {path: path.stat().st_mtime_ns for path in first}
-    new = {path for path in tmp_path.rglob("*") if path.is_file()} - first.keys()
-    assert [path.parent.suffix for path in new] == [".unfinished"]
+    [unfinished] = tmp_path.rglob("*.unfinished")
+    assert first.items() <= files().items()
+    assert all(path.is_relative_to(unfinished) for path in files().keys() - first.keys())
+
+    (unfinished / "stray.png").touch()
+    with hold_folder(unfinished, "at it"), monkeypatch.context() as patch:
+        patch.setattr("utils.locks.MOMENT", 0)
+        assert "is writing there; wait for its end" in fails("test", *flags)
     assert run_script("test", *flags).code == 0
-    now = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    now = files()
     assert first.keys() == now.keys() and all(now[path] > first[path] for path in first)
 
-    picture = next(path for path in first if path.suffix == ".png")
+    picture = next(path for path in first if path.suffix == ".png" and "compare" not in path.parts)
     picture.unlink()
     picture.mkdir()
     assert f"{picture}: cannot be written" in fails("test", *flags)
     for name in ("results.json", "scores.csv"):
-        assert (picture.parent / name).stat().st_mtime_ns == now[picture.parent / name]
+        assert files()[picture.parent / name] == now[picture.parent / name]
+    shutil.rmtree(picture.parent)
+    picture.parent.touch()
+    assert f"{picture.parent}: a file" in fails("test", *flags)
+
+
+def test_results_behind_a_link(run_script, checkpoint, test_flags, tmp_path):
+    """To another disk, perhaps."""
+    flags = [*test_flags, "--mode", 1, "--ckpt_name", checkpoint, "--output_path", tmp_path / "out"]
+    assert run_script("test", *flags).code == 0
+    [folder] = [path.parent for path in tmp_path.rglob("results.json")]
+    folder.rename(tmp_path / "elsewhere")
+    folder.symlink_to(tmp_path / "elsewhere")
+    before = (folder / "results.json").stat().st_mtime_ns
+    assert run_script("test", *flags).code == 0
+    assert folder.is_symlink() and (folder / "results.json").stat().st_mtime_ns > before
+    assert not list(tmp_path.rglob("*.unfinished"))
 
 
 def test_named_and_blind_differ(run_script, checkpoint, test_flags, tmp_path):
@@ -468,10 +499,15 @@ def test_a_run_goes_on_with_the_flags_it_was_started_with(run_script, fails, tra
     result = run_script("train", "--resume", f"--ckpt_dir={parts}", "--max_minutes", 9)
     assert result.code == 0, result.err
     assert_same_weights(whole / "last.ckpt", parts / "last.ckpt")
+    assert f"with the flags in {parts / 'flags.json'}: " in result.out
+    assert f"weights of {parts / 'last.ckpt'}, into {parts}" in result.out
     saved = json.loads((parts / "flags.json").read_text())
-    assert saved[-2:] == ["--max_minutes", "9"] and "--max_minutes=0.0001" not in saved
+    assert saved[:2] == ["--max_minutes", "9"] and "--max_minutes=0.0001" not in saved
     other = fails("train", "--resume", parts / "last.ckpt", "--expansion=1", "--num_gpus=0")
     assert "has configuration tiny, this one tiny, expansion 1.0" in other
+    assert "dehaze" in fails("train", "dehaze", "--resume", f"--ckpt_dir={parts}")
+    again = run_script("train", "--resume", f"--ckpt_dir={parts}", "--max_steps=2")
+    assert "already finished, step 3, beyond the 2 that are asked for" in again.out
     other = fails("train", "--resume", f"--ckpt_dir={parts}", "--network=airnet")
     assert f"with the flags in {parts / 'flags.json'}: " in other and "--max_minutes 9" in other
     (parts / "flags.json").write_text('["--resume", 1]')

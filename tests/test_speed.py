@@ -23,7 +23,7 @@ from net.checkpoint import read_checkpoint
 from net.contract import RestorationNetwork
 from net.depthwise import depthwise
 from net.layers import TransformerBlock, Upsample
-from net.windows import add_in_windows
+from net.windows import add_in_windows, bands, is_large
 from tests.straightforward import Straightforward, transformer_block
 from utils.losses import restoration_loss
 
@@ -140,6 +140,28 @@ def test_a_function_is_only_called_where_windows_do_not_pay(monkeypatch):
     assert len(calls) == 3
     add_in_windows(x, function, [x], [weight], radius=1, channels=4)
     assert len(calls) == 3 + 4
+
+
+@pytest.mark.parametrize(("batch", "width", "most"), [(1, 50, 10), (2, 50, 5), (1, 5000, 1)])
+def test_bands_fit_into_a_window_and_fill_the_image(batch, width, most, monkeypatch):
+    monkeypatch.setattr(net.windows, "WINDOW_BYTES", 4 * 8 * 50 * 10)  # 10 rows of 50, 8 channels
+    spans = bands(torch.empty(batch, 3, 97, width, device="meta"), channels=8, radius=1)
+    assert [row for span in spans for row in range(97)[span.write]] == list(range(97))
+    assert max(len(range(97)[span.write]) for span in spans) == most
+    for span in spans:
+        read = range(97)[span.read]
+        assert list(read)[span.inner] == list(range(97)[span.write])
+        assert read[0] == max(0, span.write.start - 1) and read[-1] == min(96, span.write.stop)
+
+
+def test_images_are_large_above_some_size_where_no_gradient_goes():
+    pixels = net.windows.LARGE_BYTES // 4
+    for extra, large in ((0, False), (1, True)):
+        with torch.no_grad():
+            assert is_large(torch.empty(1, 1, 1, pixels + extra)) is large
+        assert not is_large(torch.empty(1, 1, 1, pixels + extra))
+    with torch.no_grad():
+        assert not is_large(torch.empty(1, 1, 2, pixels, device="meta"))
 
 
 @pytest.mark.parametrize("size", [3, 5])

@@ -268,7 +268,7 @@ def test_table_of_files_that_are_none(fails, tmp_path):
     assert "cannot be read as JSON" in fails("scripts/table", tmp_path)
     assert "no results.json there" in fails("scripts/table", tmp_path / "nowhere")
     (tmp_path / "scores.csv").touch()
-    assert "scores.csv: not a results.json" in fails("scripts/table", tmp_path / "scores.csv")
+    assert "give a results.json of test.py" in fails("scripts/table", tmp_path / "scores.csv")
 
 
 def test_rows_stand_as_given_and_columns_by_degradation(run_script, tmp_path):

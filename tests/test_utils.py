@@ -243,11 +243,11 @@ def test_a_run_that_saved_nothing_still_starts_from_its_weights(tmp_path):
     file = tmp_path / "flags.json"
     kept = ["--init", "a.ckpt", "--lr", "1"]
     assert with_saved_flags(given) == (
-        [*kept, *given],
+        [*given, *kept],
         f"with the flags in {file}: --init a.ckpt --lr 1",
     )
     (tmp_path / "last.ckpt").touch()
-    assert with_saved_flags(given) == (["--lr", "1", *given], f"with the flags in {file}: --lr 1")
+    assert with_saved_flags(given) == ([*given, "--lr", "1"], f"with the flags in {file}: --lr 1")
     assert with_saved_flags(given[1:]) == (given[1:], "")
     file.unlink()
     told = f"there is no {file}, so flags that are not given are the defaults"
@@ -283,10 +283,11 @@ def test_self_ensemble_mirrors_with_the_image(tile):
 def test_nohup_is_left_alone(ignored):
     before = {number: signal.getsignal(number) for number in STOPPING}
     try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
         signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
         end_as_ctrl_c_does()
-        assert signal.getsignal(signal.SIGTERM) == before[signal.SIGINT]
-        left = signal.SIG_IGN if ignored else before[signal.SIGINT]
+        assert signal.getsignal(signal.SIGTERM) == signal.default_int_handler
+        left = signal.SIG_IGN if ignored else signal.default_int_handler
         assert signal.getsignal(signal.SIGHUP) == left
     finally:
         for number, handler in before.items():

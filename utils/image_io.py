@@ -128,10 +128,10 @@ def open_image(
         raise UserError(f"{name}: no such file") from error
     except IsADirectoryError as error:
         raise UserError(f"{name}: a folder; give the path of a picture") from error
+    except PermissionError as error:
+        raise UserError(f"{name}: cannot be read; give a picture that you may read") from error
     except Exception as error:  # decoders of damaged files raise anything
         reason = describe(error)
-        if isinstance(error, PermissionError) and error.strerror:
-            reason = error.strerror.lower()
         if isinstance(error, UnidentifiedImageError):
             reason = "not an image" + (f" as {', '.join(formats)}" if formats else "")
         raise UserError(

@@ -21,15 +21,19 @@ from utils.errors import UserError
 from utils.files import write_error, write_whole
 
 LOCK, HOLDER = ".lock", ".holder.json"
+TRAINING = "training there; wait for its end, stop it, or give another --ckpt_dir"
 MOMENT = 10.0  # seconds that the loaders of a killed run may outlive it, and hold its lock
 
 
 @contextlib.contextmanager
-def hold_folder(folder: Path) -> Iterator[None]:
+def hold_folder(folder: Path, told: str = TRAINING) -> Iterator[None]:
     """Keep other runs out of `folder`, which is made if it is not there.
 
     Folders that were made, and not written to, are removed in the end. Processes that a launcher
     started for one run are one holder: the first of them.
+
+    Args:
+        told: what another process that holds the folder is doing, and what to do, for the error.
 
     Raises:
         UserError: another run holds the folder, or it cannot be written to.
@@ -40,7 +44,7 @@ def hold_folder(folder: Path) -> Iterator[None]:
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = _acquire(folder)
+        lock = _acquire(folder, told)
     except OSError as error:
         _remove_empty(made)
         if isinstance(error, FileExistsError):
@@ -58,7 +62,7 @@ def hold_folder(folder: Path) -> Iterator[None]:
         _remove_empty(made)
 
 
-def _acquire(folder: Path) -> FileLock:
+def _acquire(folder: Path, told: str) -> FileLock:
     lock = FileLock(folder / LOCK)
     deadline = time.monotonic() + MOMENT
     while True:
@@ -68,10 +72,7 @@ def _acquire(folder: Path) -> FileLock:
         except Timeout:
             holder = _read_holder(folder)
             if _lives(holder) or time.monotonic() > deadline:
-                raise UserError(
-                    f"{folder}: {_describe(holder)} is training there; wait for its end, stop it, "
-                    "or give another --ckpt_dir"
-                ) from None
+                raise UserError(f"{folder}: {_describe(holder)} is {told}") from None
             time.sleep(0.1)
 
 

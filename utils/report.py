@@ -9,7 +9,6 @@ import io
 import json
 import math
 import platform
-import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -18,12 +17,11 @@ from typing import Any, NamedTuple
 
 from utils.errors import UserError
 from utils.evaluate import Score, mean_score
-from utils.files import check_writable, write_error, write_whole
+from utils.files import write_whole
 from utils.statistics import interval_of_mean
 
 RESULTS = "results.json"
 SCORES = "scores.csv"  # of every image
-UNFINISHED = ".unfinished"  # ends the name of the folder of a test that is not
 PACKAGES = ("torch", "torchvision", "lightning", "numpy", "scikit-image", "pillow")
 MEASURES = ("psnr", "ssim", "psnr_y")  # those of the restored image, which have an interval
 NUMBER = int | float
@@ -80,36 +78,6 @@ def summarise(figures: Sequence[Figure], origin: Mapping[str, Any]) -> dict[str,
     }
 
 
-def begin_results(folder: Path) -> Path:
-    """An empty folder for what a test writes, beside that of its results.
-
-    Those of an earlier test stay as they are until this one is finished.
-    """
-    unfinished = folder.with_name(folder.name + UNFINISHED)
-    shutil.rmtree(unfinished, ignore_errors=True)
-    check_writable(unfinished)
-    return unfinished
-
-
-def finish_results(unfinished: Path, folder: Path) -> None:
-    """Put what a finished test wrote in place of an earlier one's, the figures last.
-
-    Raises:
-        UserError: something there cannot be replaced; what was not yet put there is left.
-    """
-    paths = filter(Path.is_file, sorted(unfinished.rglob("*")))
-    for path in sorted(paths, key=lambda path: (path.name == RESULTS, path.name == SCORES)):
-        place = folder / path.relative_to(unfinished)
-        try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            path.replace(place)
-        except FileNotFoundError:  # another test of the same was as far
-            pass
-        except OSError as error:
-            raise write_error(place, error) from error
-    shutil.rmtree(unfinished, ignore_errors=True)
-
-
 def write_results(folder: Path, figures: Sequence[Figure], content: Mapping[str, Any]) -> None:
     """`scores.csv` (every image) and `results.json` (what `summarise` made).
 
@@ -143,7 +111,10 @@ def read_results(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(), parse_constant=_refuse)
     except (ValueError, OSError, RecursionError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error}); write it anew") from error
+        raise UserError(
+            f"{path}: cannot be read as JSON ({error}); give a {RESULTS} of test.py or "
+            "scripts.score, or write it anew"
+        ) from error
     _check(path, content, ORIGIN_TYPES)
     if not content["results"]:
         raise _foreign(path, "no figure in it")

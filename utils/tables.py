@@ -148,14 +148,14 @@ def make_table(
     places = {degradation: place for place, degradation in enumerate(order)}
     columns.sort(key=lambda column: places.get(column.degradation, len(places)))
     rows = [row._replace(mean=mean_of_columns(row, columns)) for row in rows]
+    if protocol == "paper":
+        rows += filter(None, (published_row(entry, columns) for entry in published))
     degraded = degraded_cells(results)
     if degraded:
         before = Row("degraded input", degraded)
-        if any(row.mean for row in rows):
+        if any(row.mean for row in rows):  # alone it would be compared with nothing
             before = before._replace(mean=mean_of_columns(before, columns))
         rows.insert(0, before)
-    if protocol == "paper":
-        rows += filter(None, (published_row(entry, columns) for entry in published))
     return Table(protocol, columns, rows)
 
 
