@@ -237,6 +237,14 @@ def test_clip_trains_tests_and_reads_words(
     message = fails("demo", *flags, *clip, "--clip_quick_gelu")
     assert "embedded by CLIP ViT-B-32 weights.pt, not CLIP ViT-B-32-quickgelu" in message
 
+    content["hyper_parameters"]["degradations"][-1] = "fog"  # in place of haze
+    torch.save(content, tmp_path / "fog.ckpt")
+    flags = [*train_flags, "--text", "clip", "--de_type", "derain", *clip, "--max_steps", 1]
+    flags += ["--init", tmp_path / "fog.ckpt", f"--ckpt_dir={tmp_path / 'tuned'}"]
+    assert "gives other texts than those in --init" in fails("train", *flags, "--clip_quick_gelu")
+    result = run_script("train", *flags)
+    assert result.code == 0 and "does not know dehaze" in result.err, result.err
+
 
 def test_time_limit_ends_the_run_with_a_validation(run_script, train_flags, tmp_path):
     flags = ["--de_type", "derain", f"--ckpt_dir={tmp_path}", "--max_minutes=0.0001"]
