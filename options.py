@@ -46,6 +46,7 @@ MOST_PATCHES = 2**16  # in a batch
 MOST_BATCHES = 2**16  # in a step
 MOST_EPOCHS = 10**6
 MOST_WORKERS = 1024
+LAST, PREVIOUS, BEST = OF_A_RUN = ("last.ckpt", "previous.ckpt", "best.ckpt")  # to go on from
 NOT_KEPT = (  # of a run's flags: where it is, and what one trusts another's folder with
     *("--resume", "--ckpt_dir"),
     *("--follow_links", "--max_pixels", "--wblogger"),
@@ -344,7 +345,8 @@ def with_saved_flags(argv: Sequence[str]) -> tuple[list[str], str]:
     if not run.resume:
         return list(argv), ""
     folder = run.ckpt_dir if run.resume == "auto" else Path(run.resume).parent
-    has_begun = any(folder.glob("*.ckpt"))  # then its weights come from there
+    # then its weights come from there
+    has_begun = run.resume != "auto" or any((folder / name).exists() for name in OF_A_RUN)
     without = (*NOT_KEPT, "--init") if has_begun else NOT_KEPT
     kept = keep_flags(read_flags(folder), argv, without)
     told = f"with the flags in {folder / FLAGS}: {shlex.join(kept)}" if kept else ""

@@ -40,7 +40,11 @@ from net.restorer import Restorer
 from net.text import embed
 from net.transfer import check_same_texts, load_by_degradation, read_init
 from options import (
+    BEST,
+    LAST,
     NOT_KEPT,
+    OF_A_RUN,
+    PREVIOUS,
     name_configuration,
     network_arguments,
     train_options,
@@ -67,7 +71,6 @@ from utils.memory import available_memory
 from utils.printable import printable
 from utils.replaced import ReplacedImages
 
-PREVIOUS = "previous.ckpt"  # what last.ckpt was before
 LOST_WORKER = (  # PyTorch's words when a process that loads was killed, or has no room
     "DataLoader worker (pid",
     "unable to allocate shared memory",
@@ -124,8 +127,8 @@ def has_lost_a_loader(error: Exception) -> bool:
 
 def train(options: Namespace, flags: list[str]) -> int:
     """The run that the flags describe, from its start or from where it was."""
-    last, best = options.ckpt_dir / "last.ckpt", options.ckpt_dir / "best.ckpt"
-    start, content = find_start(options.resume, options.ckpt_dir, (last.name, PREVIOUS, best.name))
+    last, best = options.ckpt_dir / LAST, options.ckpt_dir / BEST
+    start, content = find_start(options.resume, options.ckpt_dir, OF_A_RUN)
     if options.resume and not start and is_first_process():
         print(f"--resume: no run in {options.ckpt_dir} to go on with, so a new one starts")
     machine = choose_machine(options.num_gpus, options.num_nodes, options.cuda, options.precision)

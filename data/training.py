@@ -3,6 +3,7 @@
 import warnings
 from argparse import Namespace
 from collections.abc import Sequence
+from pathlib import Path
 
 from data.damage import Found, find_damage, refuse_damage, report_damage
 from data.datasets import split
@@ -17,7 +18,7 @@ from data.pairing import (
     find_data_sets,
     read_list,
 )
-from data.scenes import TEST_SCENES, describe_overlaps, leave_out
+from data.scenes import TEST_SCENES, describe_overlaps, leave_out, scene_of
 from utils.errors import UserError
 from utils.published import is_published_set
 
@@ -91,7 +92,8 @@ def find_pairs_of_task(options: Namespace, task: Task) -> list[Pair]:
             f"--{task.name}_dir {folder}: {describe_missing(folder, task)}; expected "
             f"{describe_layout(task)}; put them there{others}"
         )
-    warn_of_test_sets(data_sets, task)
+    if not options.data_file_dir:
+        warn_of_test_sets(data_sets, task)
     pairs = choose_pairs(options, task, data_sets)
     if not options.follow_links:
         check_links(folder, pairs)
@@ -113,12 +115,14 @@ def choose_pairs(options: Namespace, task: Task, data_sets: Sequence[DataSet]) -
 def warn_of_test_sets(data_sets: Sequence[DataSet], task: Task) -> None:
     """Tell of what has the name and the size of a published test set.
 
-    Of scenes only names are known (`data.scenes`), and rainy images' tell nothing.
+    Only where names of images tell no scene (`data.scenes`), which is so of rainy ones.
     """
     for data_set in data_sets:
-        degradation = of_task(task.name)[0].name
-        published = is_published_set(data_set.name, degradation, len(data_set.pairs))
-        if published and data_set.name.lower() != task.name:
+        name = Path(data_set.name).name
+        tells_scenes = any(scene_of(pair.name, task.name) for pair in data_set.pairs)
+        if tells_scenes or name in task.train_folders:
+            continue
+        if is_published_set(name, of_task(task.name)[0].name, len(data_set.pairs)):
             warnings.warn(
                 f"{data_set.name}, {len(data_set.pairs)} training images to {task.name}, is a "
                 "published test set by its name and size: figures on it are void for this run",

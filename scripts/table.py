@@ -22,6 +22,7 @@ from utils.plots import plot_cost
 from utils.published import PUBLISHED
 from utils.report import RESULTS, read_results
 from utils.tables import Table, make_table
+from utils.unfinished import finished
 
 
 def main() -> int:
@@ -82,7 +83,7 @@ def find_results(paths: list[Path]) -> list[Path]:
     """
     files: list[Path] = []
     for path in paths:
-        found = sorted(path.rglob(RESULTS)) if path.is_dir() else [path] * path.is_file()
+        found = finished(path.rglob(RESULTS)) if path.is_dir() else [path] * path.is_file()
         if not found:
             raise UserError(
                 f"{path}: no {RESULTS} there; give the output folder of test.py or scripts.score"

@@ -285,7 +285,7 @@ def test_nothing_left_to_train_on(fails, train_flags, contaminated, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "images", "published"),
-    [("Rain100L", 100, True), ("Rain100L", 99, False), ("RainTrainL", 100, False)],
+    [("a/Rain100L", 100, True), ("Rain100L", 99, False), ("RainTrainL", 100, False)],
 )
 def test_training_on_a_published_test_set_is_warned_of(name, images, published, tmp_path):
     """Told by its folder: the names of rainy images tell nothing."""

@@ -432,9 +432,13 @@ def test_a_test_that_ends_early_leaves_earlier_results_whole(
     assert all(path.is_relative_to(unfinished) for path in files().keys() - first.keys())
 
     (unfinished / "stray.png").touch()
+    (unfinished / "results.json").write_text("{}")  # is not read while it is there
+    assert run_script("scripts/table", tmp_path, "--output", tmp_path / "table").code == 0
+    shutil.rmtree(tmp_path / "table")
     with hold_folder(unfinished, "at it"), monkeypatch.context() as patch:
         patch.setattr("utils.locks.MOMENT", 0)
         assert "is writing there; wait for its end" in fails("test", *flags)
+    monkeypatch.setenv("SLURM_PROCID", "1")  # not the first of its kind, but a test of its own
     assert run_script("test", *flags).code == 0
     now = files()
     assert first.keys() == now.keys() and all(now[path] > first[path] for path in first)

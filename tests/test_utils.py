@@ -246,6 +246,8 @@ def test_a_run_that_saved_nothing_still_starts_from_its_weights(tmp_path):
         [*given, *kept],
         f"with the flags in {file}: --init a.ckpt --lr 1",
     )
+    (tmp_path / "downloaded.ckpt").touch()  # which is not of the run
+    assert with_saved_flags(given)[0] == [*given, *kept]
     (tmp_path / "last.ckpt").touch()
     assert with_saved_flags(given) == ([*given, "--lr", "1"], f"with the flags in {file}: --lr 1")
     assert with_saved_flags(given[1:]) == (given[1:], "")

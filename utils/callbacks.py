@@ -340,14 +340,15 @@ class RunProgress(ProgressBar):
     def on_exception(
         self, trainer: L.Trainer, module: L.LightningModule, error: BaseException
     ) -> None:
-        self._close(module)
+        self._close(module, shown=isinstance(error, Interrupted))  # else the device may not answer
 
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self._close(module)
 
-    def _close(self, module: L.LightningModule) -> None:
+    def _close(self, module: L.LightningModule, shown: bool = True) -> None:
         if self.bar is not None:
-            self._show(module)
+            if shown:
+                self._show(module)
             self.bar.close()
 
 

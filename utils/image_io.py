@@ -128,7 +128,9 @@ def open_image(
         raise UserError(f"{name}: no such file") from error
     except IsADirectoryError as error:
         raise UserError(f"{name}: a folder; give the path of a picture") from error
-    except PermissionError as error:
+    except PermissionError as error:  # on Windows of a folder, too
+        if isinstance(source, Path) and source.is_dir():
+            raise UserError(f"{name}: a folder; give the path of a picture") from error
         raise UserError(f"{name}: cannot be read; give a picture that you may read") from error
     except Exception as error:  # decoders of damaged files raise anything
         reason = describe(error)

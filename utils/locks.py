@@ -26,7 +26,7 @@ MOMENT = 10.0  # seconds that the loaders of a killed run may outlive it, and ho
 
 
 @contextlib.contextmanager
-def hold_folder(folder: Path, told: str = TRAINING) -> Iterator[None]:
+def hold_folder(folder: Path, told: str = TRAINING, each_process: bool = False) -> Iterator[None]:
     """Keep other runs out of `folder`, which is made if it is not there.
 
     Folders that were made, and not written to, are removed in the end. Processes that a launcher
@@ -34,11 +34,12 @@ def hold_folder(folder: Path, told: str = TRAINING) -> Iterator[None]:
 
     Args:
         told: what another process that holds the folder is doing, and what to do, for the error.
+        each_process: is a holder of its own, whoever started it.
 
     Raises:
         UserError: another run holds the folder, or it cannot be written to.
     """
-    if not is_first_process():
+    if not each_process and not is_first_process():
         yield
         return
     made = [path for path in (folder, *folder.parents) if not path.exists()]
