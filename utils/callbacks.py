@@ -275,6 +275,8 @@ class RunProgress(ProgressBar):
         self.samples_per_step = samples_per_step
         self.enabled = True
         self.bar = None
+        self.loss: Tensor | None = None  # of the last step, and its learning rate
+        self.rate = 0.0
 
     def disable(self) -> None:
         """Lightning calls this on all processes but the first."""
@@ -291,8 +293,6 @@ class RunProgress(ProgressBar):
             disable=not self.enabled,
         )
         self.shown = 0.0
-        self.loss: Tensor | None = None  # of the last step, and its learning rate
-        self.rate = 0.0
 
     def on_train_batch_end(
         self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, *step: Any
@@ -301,22 +301,23 @@ class RunProgress(ProgressBar):
         if not steps:
             return  # in the middle of a step of several batches
         self.bar.update(steps)
-        self.loss = outputs["loss"] * trainer.accumulate_grad_batches  # Lightning has divided it
+        self.loss = outputs["loss"]
         self.rate = trainer.optimizers[0].param_groups[0]["lr"]
         if time.monotonic() - self.shown > self.seconds_between:
-            self._show(module)
+            self._show(trainer, module)
 
-    def _show(self, module: L.LightningModule) -> None:
+    def _show(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if not self.enabled or self.loss is None:
             return
         self.shown = time.monotonic()
+        loss = self.loss.item() * trainer.accumulate_grad_batches  # Lightning has divided it
         speed = self.bar.n - self.bar.initial
         speed /= max(1e-9, self.bar.format_dict["elapsed"])
         passed = {} if self.total_steps else {"time": f"{min(1, module.time_share):.0%}"}
         self.bar.set_postfix(
             {
                 **passed,
-                "loss": f"{self.loss.item():.4f}",
+                "loss": f"{loss:.4f}",
                 "lr": f"{self.rate:.2e}",
                 "images/s": f"{self.samples_per_step * speed:.1f}",
             },
@@ -340,16 +341,14 @@ class RunProgress(ProgressBar):
     def on_exception(
         self, trainer: L.Trainer, module: L.LightningModule, error: BaseException
     ) -> None:
-        self._close(module, shown=isinstance(error, Interrupted))  # else the device may not answer
+        if isinstance(error, Interrupted):  # after others the device may not answer
+            self._show(trainer, module)
+        if self.bar is not None:
+            self.bar.close()
 
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self._close(module)
-
-    def _close(self, module: L.LightningModule, shown: bool = True) -> None:
-        if self.bar is not None:
-            if shown:
-                self._show(module)
-            self.bar.close()
+        self._show(trainer, module)
+        self.bar.close()
 
 
 class SampleImages(Callback):
