@@ -9,7 +9,7 @@ statistics are taken on the same C values of each pixel through one `layer_norm`
 """
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -73,42 +73,63 @@ class TransformerBlock(nn.Module):
         self._keepers = 0
 
     def forward(self, x: Tensor) -> Tensor:
+        if isinstance(self.attention, SMAM) and is_large(x):
+            # it is normalised twice, and nothing else as large is held
+            parts = (((span, slice(None)), x[:, :, span]) for span, _, _ in bands(x, x.shape[1]))
+            return self.compute(x, *self.strips(x.shape[2:], parts))
+        attention_weights, feedforward_weights = self._weights()
+        normal = self.attention_norm(x)
+        if isinstance(self.attention, SMAM):
+            strips = self.attention.strips(*SMAM.means(normal))
+            x = self._attend(x, SMAM.compute, (normal, *strips), attention_weights)
+        else:
+            x = x + self.attention(normal)
+        return self._feed_forward(x, feedforward_weights)
+
+    def strips(
+        self, size: tuple[int, int], parts: Iterable[tuple[tuple[slice, slice], Tensor]]
+    ) -> tuple[Tensor, Tensor]:
+        """`SMAM.strips` of the normalised image of H x W, from the parts that make it up.
+
+        parts: rows and columns, and x there.
+        """
+        height, width = size
+        across = down = None
+        for (rows, columns), x in parts:
+            if across is None:
+                across = x.new_zeros(*x.shape[:2], height, 1)
+                down = x.new_zeros(*x.shape[:2], 1, width)
+            of_rows, of_columns = SMAM.means(self.attention_norm(x))
+            across[:, :, rows] += of_rows * (x.shape[3] / width)
+            down[:, :, :, columns] += of_columns * (x.shape[2] / height)
+        return self.attention.strips(across, down)
+
+    def compute(self, x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        """What the block makes of x, an image or a part of one, with the strips beside it."""
+        attention_weights, feedforward_weights = self._weights()
+        weights = (*self.attention_norm.values(), *attention_weights)
+        x = self._attend(x, _normal_attention, (x, rows, columns), weights)
+        return self._feed_forward(x, feedforward_weights)
+
+    def _attend(
+        self,
+        x: Tensor,
+        function: Callable[..., Tensor],
+        images: tuple[Tensor, ...],
+        weights: tuple[Tensor, ...],
+    ) -> Tensor:
+        channels = 3 * self.attention.channels
+        return add_in_windows(x, function, images, weights, radius=SMAM.radius, channels=channels)
+
+    def _feed_forward(self, x: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
+        channels = self.feedforward.project_in.out_channels
+        return add_in_windows(x, _feed_forward, [x], weights, radius=FFN.radius, channels=channels)
+
+    def _weights(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         # what is compiled or traced takes the weights in another form than a GPU's kernels
         recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
         kept = None if recorded or torch.is_grad_enabled() else self._kept
-        attention_weights, feedforward_weights = kept or self._prepare()
-        x = self._attend(x, attention_weights)
-        return add_in_windows(
-            x,
-            _feed_forward,
-            [x],
-            feedforward_weights,
-            radius=FFN.radius,
-            channels=self.feedforward.project_in.out_channels,
-        )
-
-    def _attend(self, x: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
-        attention = self.attention
-        if not isinstance(attention, SMAM):
-            return x + attention(self.attention_norm(x))
-        extent = dict(radius=SMAM.radius, channels=3 * attention.channels)
-        if is_large(x):  # it is normalised twice, and nothing else as large is held
-            strips = attention.strips(*self._normal_means(x))
-            weights = (*self.attention_norm.values(), *weights)
-            return add_in_windows(x, _normal_attention, (x, *strips), weights, **extent)
-        normal = self.attention_norm(x)
-        strips = attention.strips(*attention.means(normal))
-        return add_in_windows(x, SMAM.compute, (normal, *strips), weights, **extent)
-
-    def _normal_means(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """As `SMAM.means` of the normalised image, band by band."""
-        all_rows, columns = [], 0
-        for span, _, _ in bands(x, x.shape[1]):
-            part = self.attention_norm(x[:, :, span])
-            rows, means = SMAM.means(part)
-            all_rows.append(rows)
-            columns = columns + means * (part.shape[2] / x.shape[2])
-        return torch.cat(all_rows, dim=2), columns
+        return kept or self._prepare()
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"_kept": None, "_keepers": 0}  # a copy keeps nothing
@@ -158,18 +179,20 @@ class Downsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels_out // 4, 3, padding=1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return _channels_last(F.pixel_unshuffle(self.conv(x), 2))
+        return channels_last(F.pixel_unshuffle(self.conv(x), 2))
 
 
 class Upsample(nn.Module):
     """3x3 convolution C -> 4D, then pixel shuffle: (B, C, H, W) -> (B, D, 2H, 2W)."""
+
+    radius = 1  # of the input's pixels that one output depends on
 
     def __init__(self, channels: int, channels_out: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, 4 * channels_out, 3, padding=1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return _channels_last(F.pixel_shuffle(self.conv(x), 2))
+        return channels_last(F.pixel_shuffle(self.conv(x), 2))
 
     def beside(self, x: Tensor, skip: Tensor) -> Tensor:
         """[forward(x), skip] of (B, D + E, 2H, 2W); the former in bands if `is_large`."""
@@ -179,13 +202,13 @@ class Upsample(nn.Module):
         own = self.conv.out_channels // 4
         joined = skip.new_empty(batch, height, width, own + channels).permute(0, 3, 1, 2)
         joined[:, own:] = skip
-        for read, write, inner in bands(x, self.conv.out_channels, radius=1):
+        for read, write, inner in bands(x, self.conv.out_channels, self.radius):
             part = self.conv(x[:, :, read])[:, :, inner]
             rows = slice(2 * write.start, 2 * write.stop)
             joined[:, :own, rows] = F.pixel_shuffle(part, 2)
         return joined
 
 
-def _channels_last(x: Tensor) -> Tensor:
+def channels_last(x: Tensor) -> Tensor:
     """Channels last in memory: a GPU leaves shuffled pixels in planes, and sums would follow."""
     return x.contiguous(memory_format=torch.channels_last)

@@ -29,6 +29,7 @@ from net.fusion import FEFM
 from net.hub import OnHub
 from net.layers import Downsample, TransformerBlock, Upsample
 from net.prompts import PromptBlock
+from net.streaming import Streamed
 from net.text import CLIP_WIDTH, TEXT_SOURCES, TextTable
 
 
@@ -118,14 +119,15 @@ class AMPromptIR(RestorationNetwork, OnHub):
         self.num_degradations = num_degradations
         # measured on the CPU in float32, a pixel and unit of width: 272 bytes with expansion 2.66
         # (paper), 117 (tiny) and 106 (small) with 0.67; large images 15.6, 13.3 and 13.6 of what is
-        # beyond 1024 x 1024
+        # beyond 1024 x 1024; streamed, a pixel takes 255 (paper), 93 (tiny) and 164 (small)
         self.inference_bytes_per_pixel = math.ceil((70 + 85 * expansion) * width)
-        if attention == "smam":
-            self.windowed_bytes_per_pixel = 17 * width
         self.can_be_named = text != "none"
         self.text = TextTable(text, num_degradations, text_width) if self.can_be_named else None
         prompt_text_width = text_width if self.can_be_named else None
         widths = [width, *(4 * round(width * growth**level / 4) for level in (1, 2, 3))]
+        if attention == "smam":
+            self.windowed_bytes_per_pixel = 17 * width
+            self.streamed_bytes_per_pixel = 20 + 5 * widths[1]
         decoder_widths = [2 * width, *widths[1:3]]  # full resolution keeps the concatenated skip
 
         def attend(channels: int) -> nn.Module:
@@ -164,7 +166,11 @@ class AMPromptIR(RestorationNetwork, OnHub):
         self.to(memory_format=torch.channels_last)  # as the layer norms leave their output
 
     def forward(
-        self, image: Tensor, named: Tensor | None = None, with_scores: bool = False
+        self,
+        image: Tensor,
+        named: Tensor | None = None,
+        with_scores: bool = False,
+        streamed: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Restore a batch.
 
@@ -174,6 +180,7 @@ class AMPromptIR(RestorationNetwork, OnHub):
                 degradation, weights that sum to 1 mix several, a row of zeros is blind. None is
                 blind throughout.
             with_scores: whether to tell what the network took to be wrong, too.
+            streamed: whether to spare memory for time, on images that are large (net/streaming.py).
 
         Returns:
             Restored (B, 3, H, W), not clipped; with scores also (B, 3, K), a score of each
@@ -185,28 +192,51 @@ class AMPromptIR(RestorationNetwork, OnHub):
         self.check_size(image)
         if named is None:
             named = image.new_zeros(len(image), self.num_degradations)
-        text_table = self.text() if self.can_be_named else None
 
-        x = self.embed(image)
+        if streamed:
+            skip = Streamed.of(image, self.embed, radius=1)
+            for block in self.encoders[0]:
+                skip = skip.through(block)
+            x = skip.held(self.downsamples[0], radius=2, scale=2)
+        else:
+            skip = self.encoders[0](self.embed(image))  # (B, C, H, W)
+            x = self.downsamples[0](skip)
+
+        x, scores = self._below(x, named)  # (B, C of level 2, H/2, W/2)
+
+        if streamed:
+            decoded = skip.below(x, self.upsamples[0])
+            for block in (*self.decoders[0], *self.refinement):
+                decoded = decoded.through(block)
+            change = decoded.held(self.output, radius=1)
+        else:
+            x = self.upsamples[0].beside(x, skip)  # (B, 2C, H, W)
+            del skip
+            change = self.output(self.refinement(self.decoders[0](x)))
+        restored = image + change
+        return (restored, scores) if with_scores else restored
+
+    def _below(self, x: Tensor, named: Tensor) -> tuple[Tensor, Tensor]:
+        """Levels 2 to 4 and the prompts, (B, C, H/2, W/2) -> the same, and the scores (B, 3, K)."""
+        text_table = self.text() if self.can_be_named else None
         skips = []
-        for encoder, downsample in zip(self.encoders, self.downsamples, strict=True):
+        for encoder, downsample in zip(self.encoders[1:], self.downsamples[1:], strict=True):
             x = encoder(x)
             skips.append(x)
-            x = downsample(x)  # (B, C of the next level, H/2, W/2)
+            x = downsample(x)  # (B, C of the next level, half of H, half of W)
 
         x = self.latent(x)  # (B, C, H/8, W/8)
 
         scores = []
-        for level in (2, 1, 0):
+        for level in (2, 1):
             x, level_scores = self.prompts[level](x, text_table, named)
             scores.append(level_scores)
             x = self.upsamples[level].beside(x, skips.pop())  # (B, 2C of the level above, 2H, 2W)
             x = self.fusions[level](x)
             x = self.decoders[level](x)
-
-        x = self.refinement(x)
-        restored = image + self.output(x)
-        return (restored, torch.stack(scores, dim=1)) if with_scores else restored
+        x, level_scores = self.prompts[0](x, text_table, named)
+        scores.append(level_scores)
+        return x, torch.stack(scores, dim=1)
 
     @contextmanager
     def weights_kept(self) -> Iterator[None]:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from net.layers import TransformerBlock
+from net.layers import TransformerBlock, channels_last
 
 
 class FIM(nn.Module):
@@ -49,7 +49,8 @@ class FIM(nn.Module):
         strongest = self._channel_scores(image_prompt.amax(dim=(2, 3), keepdim=True))
         channel_gate = (average + strongest).sigmoid()  # (B, C, 1, 1)
 
-        return self.project(spatial_gate * image_prompt + channel_gate * text_prompt)
+        mixed = torch.addcmul(channel_gate * text_prompt, spatial_gate, image_prompt)
+        return self.project(mixed)
 
     def _channel_scores(self, pooled: Tensor) -> Tensor:
         return self.channel_gate_out(F.relu(self.channel_gate_in(pooled)))
@@ -82,19 +83,21 @@ class AMPG(nn.Module):
         scores = self.weigh(features.mean(dim=(2, 3)))  # (B, K)
         weights = scores.softmax(dim=1)
 
-        image_prompt = torch.einsum("bk,kchw->bchw", weights, self.maps)  # (B, C, s, s)
-        image_prompt = F.interpolate(
-            image_prompt, features.shape[2:], mode="bilinear", align_corners=False
-        )  # (B, C, H, W)
+        prompt = self.prompt_scale * self._interact(weights, text_table, named, features.shape[2:])
+        return torch.addcmul(prompt, self.feature_scale, features), scores
 
-        if self.has_text:
-            # a row of `named` that sums to 1 decides; a row of zeros leaves it to the image
-            text_weights = named + (1 - named.sum(dim=1, keepdim=True)) * weights  # (B, K)
-            text_prompt = self.project_text(text_weights @ text_table)[:, :, None, None]
-            prompt = self.interact(image_prompt, text_prompt)
-        else:
-            prompt = self.interact(image_prompt)
-        return self.prompt_scale * prompt + self.feature_scale * features, scores
+    def _interact(
+        self, weights: Tensor, text_table: Tensor | None, named: Tensor, size: tuple[int, int]
+    ) -> Tensor:
+        """The prompt before it is scaled, (B, C, H, W)."""
+        maps = channels_last(torch.einsum("bk,kchw->bchw", weights, self.maps))  # (B, C, s, s)
+        image_prompt = F.interpolate(maps, size, mode="bilinear", align_corners=False)
+        if not self.has_text:
+            return self.interact(image_prompt)
+        # a row of `named` that sums to 1 decides; a row of zeros leaves it to the image
+        text_weights = named + (1 - named.sum(dim=1, keepdim=True)) * weights  # (B, K)
+        text_prompt = self.project_text(text_weights @ text_table)[:, :, None, None]
+        return self.interact(image_prompt, text_prompt)
 
 
 class PromptBlock(nn.Module):
@@ -124,7 +127,10 @@ class PromptBlock(nn.Module):
         self, features: Tensor, text_table: Tensor | None, named: Tensor
     ) -> tuple[Tensor, Tensor]:
         prompt, scores = self.generate(features, text_table, named)
-        joined = torch.cat([features, prompt], dim=1)  # (B, 2C, H, W)
         if self.wide:
+            joined = torch.cat([features, prompt], dim=1)  # (B, 2C, H, W)
             return self.reduce(self.block(joined)), scores
-        return self.block(self.reduce(joined)), scores
+        # a convolution over [features, prompt] is a sum of two
+        of_features, of_prompt = self.reduce.weight.chunk(2, dim=1)
+        reduced = F.conv2d(features, of_features).add_(F.conv2d(prompt, of_prompt))
+        return self.block(reduced), scores

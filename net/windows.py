@@ -81,7 +81,22 @@ def is_large(x: Tensor) -> bool:
 def bands(x: Tensor, channels: int, radius: int = 0) -> list[Span]:
     """Bands of whole rows of (B, C, H, W), small enough for the cache with that many channels."""
     rows = WINDOW_BYTES // (4 * channels * len(x) * x.shape[3])
-    return _spans(x.shape[2], max(1, rows), radius)
+    return spans(x.shape[2], max(1, rows), radius)
+
+
+def spans(length: int, side: int, radius: int = 0) -> list[Span]:
+    """As few equal parts of a side as are at most `side` long."""
+    count = math.ceil(length / side)
+    parts = (
+        slice(index * length // count, (index + 1) * length // count) for index in range(count)
+    )
+    return [with_margin(part, radius, length) for part in parts]
+
+
+def with_margin(part: slice, radius: int, length: int) -> Span:
+    """A part of a side, to be written, and what is around it to be read."""
+    low, high = max(0, part.start - radius), min(length, part.stop + radius)
+    return Span(slice(low, high), part, slice(part.start - low, part.stop - low))
 
 
 def is_eager_cpu(x: Tensor) -> bool:
@@ -189,7 +204,7 @@ def _windows(shape: tuple[int, ...], radius: int, channels: int) -> Iterator[Win
     if height * width <= pixels:
         side = max(height, width)
     for first, rows, columns in itertools.product(
-        range(0, batch, samples), _spans(height, side, radius), _spans(width, side, radius)
+        range(0, batch, samples), spans(height, side, radius), spans(width, side, radius)
     ):
         which = slice(first, min(batch, first + samples))
         every = slice(None)
@@ -198,18 +213,6 @@ def _windows(shape: tuple[int, ...], radius: int, channels: int) -> Iterator[Win
             (which, every, rows.write, columns.write),
             (every, every, rows.inner, columns.inner),
         )
-
-
-def _spans(length: int, side: int, radius: int) -> list[Span]:
-    """Equal parts of a side, and a margin around them to read."""
-    count = math.ceil(length / side)
-    spans = []
-    for index in range(count):
-        start, stop = index * length // count, (index + 1) * length // count
-        low, high = max(0, start - radius), min(length, stop + radius)
-        inner = slice(start - low, stop - low)
-        spans.append(Span(slice(low, high), slice(start, stop), inner))
-    return spans
 
 
 def _cut(tensor: Tensor, window: tuple[slice, ...]) -> Tensor:

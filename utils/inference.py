@@ -1,4 +1,8 @@
-"""Restoring images of any size: padding outside the network, tiles where memory is short."""
+"""Restoring images of any size: padding outside the network, tiles where memory is short.
+
+Before tiles comes, on the CPU, a way that restores the whole image in less memory and more time
+(net/streaming.py), so that it comes out as it would with more memory.
+"""
 
 import itertools
 import math
@@ -46,7 +50,7 @@ def restore(
         image: (3, H, W) in [0, 1], on any device.
         named: (1, K) as in the network's forward, or None for blind.
         tile: side of the tiles in pixels, at most (they are made equal); 0 for the whole image at
-            once; None to choose the largest that fits into the free memory.
+            once; None for the whole image, or else the largest tiles that fit into the free memory.
         on_part: called after each tile; without scores if the network does not give them.
         self_ensemble: the mean of four restorations, of the image mirrored both ways.
 
@@ -54,7 +58,7 @@ def restore(
         (3, H, W) in [0, 1], clipped, on the network's device; where the network gives infinite
         values, NaN.
     """
-    device = next(net.parameters()).device
+    device = _device(net)
     height, width = image.shape[1:]
     if tile is None:
         tile = automatic_tile(net, height, width, free_memory(device))
@@ -89,13 +93,34 @@ def restore(
 def automatic_tile(net: nn.Module, height: int, width: int, free: int) -> int:
     """The side of the tiles that fit into `free` bytes of memory; 0 if the whole image does."""
     memory = MEMORY_SHARE * free
-    pixels = memory / net.inference_bytes_per_pixel
-    if net.windowed_bytes_per_pixel and next(net.parameters()).device.type == "cpu":
-        pixels = max(pixels, (memory - net.windows_bytes) / net.windowed_bytes_per_pixel)
-    if height * width <= pixels:
+    pixels = most = _pixels_that_fit(net, memory)
+    if _can_be_streamed(net):
+        most = max(pixels, (memory - 2 * net.windows_bytes) / net.streamed_bytes_per_pixel)
+    if height * width <= most:
         return 0
     multiple = net.size_multiple
     return max(SMALLEST_TILE, math.isqrt(int(pixels)) // multiple * multiple)
+
+
+def is_streamed(net: nn.Module, height: int, width: int, free: int) -> bool:
+    """Whether an image, restored at once, takes the way that needs less memory and more time."""
+    return _can_be_streamed(net) and height * width > _pixels_that_fit(net, MEMORY_SHARE * free)
+
+
+def _can_be_streamed(net: nn.Module) -> bool:
+    return bool(net.streamed_bytes_per_pixel) and _device(net).type == "cpu"
+
+
+def _pixels_that_fit(net: nn.Module, memory: float) -> float:
+    """Of images that are restored at once, not streamed."""
+    pixels = memory / net.inference_bytes_per_pixel
+    if net.windowed_bytes_per_pixel and _device(net).type == "cpu":
+        pixels = max(pixels, (memory - net.windows_bytes) / net.windowed_bytes_per_pixel)
+    return pixels
+
+
+def _device(net: nn.Module) -> torch.device:
+    return next(net.parameters()).device
 
 
 def free_memory(device: torch.device) -> int:
@@ -144,12 +169,15 @@ def _restore_whole(
     """Restored (1, 3, H, W), clipped, and scores (3, K) if they are wanted and to be had."""
     height, width = image.shape[2:]
     padded = pad_to_multiple(image, net.size_multiple)
+    ways = {}
+    if is_streamed(net, *padded.shape[2:], free_memory(padded.device)):
+        ways["streamed"] = True
     scores = None
     if wants_scores and net.gives_scores:
-        restored, scores = net(padded, named, with_scores=True)
+        restored, scores = net(padded, named, with_scores=True, **ways)
         scores = scores[0]
     else:
-        restored = net(padded, named)
+        restored = net(padded, named, **ways)
     restored = restored[..., :height, :width]
     restored = restored.masked_fill(restored.isinf(), torch.nan)  # clipped, it would look sound
     return restored.clamp(0, 1), scores

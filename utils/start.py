@@ -1,14 +1,15 @@
 """What has to be settled before libraries are imported, which takes seconds; import it first.
 
-Streams that can be written to, and Ctrl-C that ends at once and in one line, where there is nothing
-to lose yet. A script's `run` has Ctrl-C raise KeyboardInterrupt again. To be imported by what is
-started alone, not by what imports that.
+Streams that can be written to, freed memory that is kept, and Ctrl-C that ends at once and in one
+line, where there is nothing to lose yet. A script's `run` has Ctrl-C raise KeyboardInterrupt again.
+To be imported by what is started alone, not by what imports that.
 """
 
 import os
 import signal
 import sys
 
+from utils.allocator import keep_freed_memory
 from utils.streams import prepare_streams
 
 
@@ -21,3 +22,4 @@ def end(*_: object) -> None:
 if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
     signal.signal(signal.SIGINT, end)
 prepare_streams()
+keep_freed_memory()
