@@ -14,9 +14,10 @@ import torch
 
 from data.degradations import DEGRADATION_NAMES
 from data.samples import degrade
+from data.transforms import add_noise
 from net import AMPromptIR
 from net.restorer import Restorer
-from utils.image_io import write_image
+from utils.image_io import to_tensor, write_image
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
@@ -121,6 +122,16 @@ def data_folder(tmp_path_factory, photos) -> Path:
             write_image(top / "Dehaze" / "synthetic" / f"{name}_0.9_0.12.jpg", hazy)
             write_image(top / "Dehaze" / "original" / f"{name}.png", clean)
     return folder
+
+
+def chelsea(degradation):
+    """A photograph of 451 x 300, clean and damaged, (3, H, W)."""
+    photo = skimage.data.chelsea()
+    if degradation == "denoise_25":
+        degraded = add_noise(photo, 25, np.random.default_rng(0))
+    else:
+        degraded = degrade(photo, degradation, np.random.default_rng(6))
+    return to_tensor(photo), to_tensor(degraded)
 
 
 def save_untrained(path: Path, seed: int = 0) -> Path:

@@ -11,8 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 import net.attention
 import net.feedforward
@@ -24,20 +22,11 @@ from net.contract import RestorationNetwork
 from net.depthwise import depthwise
 from net.layers import TransformerBlock, Upsample
 from net.windows import add_in_windows, bands, is_large
+from tests.networks import Made, build
 from tests.straightforward import Straightforward, transformer_block
 from utils.losses import restoration_loss
 
 ROOT = Path(__file__).parent.parent
-
-
-def build(name="tiny", **changes):
-    """A network as if it had been trained a little."""
-    torch.manual_seed(0)
-    net = AMPromptIR(**{**AMPromptIR.configurations[name], "text": "learned", **changes})
-    with torch.no_grad():  # nothing is left at 0 or 1, where a missing term would not show
-        for parameter in net.parameters():
-            parameter.add_(0.02 * torch.randn_like(parameter))
-    return net
 
 
 @pytest.mark.parametrize("name", AMPromptIR.configurations)
@@ -59,25 +48,6 @@ def test_large_images_take_no_second_one_and_change_nothing(name, size, monkeypa
         monkeypatch.setattr(net.windows, "LARGE_BYTES", 0)
         monkeypatch.setattr(net.windows, "_AddInWindows", None)  # it makes a second image
         assert (fast(image) - expected).abs().max() < 1e-5
-
-
-class Made(TorchDispatchMode):
-    """Notes how many bytes each new tensor takes that is no view or change of another."""
-
-    def __init__(self):
-        super().__init__()
-        self.sizes = []
-
-    def __torch_dispatch__(self, function, types, arguments=(), options=None):
-        known = {id_of(value) for value in tree_leaves((arguments, options))}
-        result = function(*arguments, **(options or {}))
-        new = [value for value in tree_leaves(result) if id_of(value) not in {None, *known}]
-        self.sizes += [value.untyped_storage().nbytes() for value in new]
-        return result
-
-
-def id_of(value):
-    return value.untyped_storage()._cdata if isinstance(value, torch.Tensor) else None
 
 
 def test_large_images_are_restored_where_they_are(monkeypatch):
@@ -494,6 +464,7 @@ for ours, right, inputs in cases:
 WHOLE = """
 import torch
 from net import AMPromptIR, attention, feedforward, layers
+from tests.networks import Made, build
 from tests.straightforward import Straightforward
 
 for module in (attention, feedforward, layers):

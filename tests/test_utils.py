@@ -3,11 +3,14 @@
 import itertools
 import json
 import math
+import os
+import platform
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
-import skimage.data
 import torch
 from skimage.color import rgb2ycbcr
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
@@ -15,19 +18,16 @@ from torch import nn
 from torch.utils.data import default_collate
 
 from data.datasets import Sample
-from data.samples import degrade
-from data.transforms import add_noise
 from net import AMPromptIR
 from net.checkpoint import SHIPPED, load_network, read_checkpoint
 from net.contract import RestorationNetwork
 from net.restorer import Restorer
 from options import with_saved_flags
-from tests.conftest import ROOT, save_untrained
+from tests.conftest import ROOT, chelsea, save_untrained
 from utils import callbacks, inference, memory
 from utils.devices import choose_machine
 from utils.finite import FiniteSteps
 from utils.flags import keep_flags, write_flags
-from utils.image_io import to_tensor
 from utils.inference import automatic_tile, restore
 from utils.losses import charbonnier, classification_loss, spectral_l1
 from utils.metrics import psnr, psnr_y, ssim
@@ -172,12 +172,7 @@ def test_tiles_leave_no_seams(size, monkeypatch):
 def test_seams_cost_nothing_with_trained_weights(degradation):
     """Haze is another matter: it is told from the whole picture (PERFORMANCE.md)."""
     net = load_network(ROOT / "ckpt" / SHIPPED[0]).net
-    photo = skimage.data.chelsea()
-    if degradation == "derain":
-        degraded = degrade(photo, degradation, np.random.default_rng(6))
-    else:
-        degraded = add_noise(photo, 25, np.random.default_rng(0))
-    clean, degraded = to_tensor(photo), to_tensor(degraded)
+    clean, degraded = chelsea(degradation)
     parts = []
     whole = restore(net, degraded)
     tiled = restore(net, degraded, tile=256, on_part=parts.append)
@@ -262,6 +257,8 @@ def test_automatic_tile_knows_of_windows():
     held = 2 * (net.windows_bytes + pixels * net.windowed_bytes_per_pixel)
     assert held < 2 * pixels * net.inference_bytes_per_pixel  # too little without windows
     assert automatic_tile(net, 1000, 2000, held + 10) == 0
+    assert automatic_tile(net, 1000, 2000, held - 10**6) == 0  # another way (net/streaming.py)
+    net.streamed_bytes_per_pixel = None
     assert 1000 < automatic_tile(net, 1000, 2000, held - 10**6) < 1000 * 2**0.5
     assert automatic_tile(net.to("meta"), 1000, 2000, held + 10) > 0  # no windows but on the CPU
 
@@ -331,6 +328,27 @@ def test_processes_are_those_that_were_started(environment, devices, num_nodes, 
     assert (machine.devices, machine.num_nodes) == (devices, num_nodes)
     assert machine.num_processes == devices * num_nodes
     assert (machine.accelerator, machine.precision) == ("cpu", "32-true")
+
+
+FAULTS = """
+import resource, utils.start, torch
+for _ in range(20):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    blocks = [torch.ones(5 * 2**20) for _ in range(4)]
+    del blocks
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is about glibc")
+@pytest.mark.parametrize(
+    ("set_already", "kept"), [({}, True), ({"MALLOC_TRIM_THRESHOLD_": "0"}, False)]
+)
+def test_freed_memory_is_kept_unless_the_environment_says_otherwise(set_already, kept):
+    """Four blocks of 20 MiB are 20,480 pages of 4 KiB."""
+    command, environment = [sys.executable, "-c", FAULTS], {**os.environ, **set_already}
+    faults = int(subprocess.check_output(command, env=environment, cwd=ROOT))
+    assert faults < 50 if kept else faults > 1000
 
 
 @pytest.mark.parametrize("tile", [64, 96, 512])
