@@ -1,0 +1,85 @@
+"""Images restored as a whole in less memory come out as they would with more."""
+
+import pytest
+import torch
+
+import net.streaming
+import net.windows
+import utils.inference
+from net import AMPromptIR
+from net.checkpoint import SHIPPED, load_network
+from tests.conftest import ROOT, chelsea
+from tests.networks import Made, build
+from tests.straightforward import Straightforward
+from utils.inference import automatic_tile, is_streamed, restore
+
+
+@pytest.mark.parametrize("name", AMPromptIR.configurations)
+@pytest.mark.parametrize("size", [(2, 72, 104), (1, 8, 136)])
+def test_the_function_is_the_straightforward_one(name, size, monkeypatch):
+    monkeypatch.setattr(net.streaming, "PART", 40)
+    streaming, image = build(name), torch.rand(size[0], 3, *size[1:])
+    with torch.inference_mode():
+        for named in (None, torch.eye(5)[: size[0]]):
+            whole, scores = streaming(image, named, with_scores=True)
+            restored, found = streaming(image, named, with_scores=True, streamed=True)
+            assert (restored - whole).abs().max() < 1e-5
+            assert (found - scores).abs().max() < 1e-5
+        restored = streaming(image, streamed=True)
+        assert (restored - Straightforward(streaming)(image)).abs().max() < 1e-5
+
+
+def test_no_map_at_full_resolution_is_made(monkeypatch):
+    monkeypatch.setattr(net.streaming, "PART", 64)
+    monkeypatch.setattr(net.windows, "WINDOW_BYTES", 200_000)
+    monkeypatch.setattr(net.windows, "LARGE_BYTES", 0)
+    streaming, image = build("tiny"), torch.rand(1, 3, 256, 320)
+    map_bytes = 16 / 3 * image.nbytes
+    largest = []
+    with torch.inference_mode():
+        for streamed in (False, True):
+            with Made() as made:
+                streaming(image, streamed=streamed)
+            largest.append(max(made.sizes))
+    assert largest[0] >= 2 * map_bytes
+    assert largest[1] <= map_bytes / 2  # that of [upsampled, skip] at level 2
+
+
+def test_it_is_taken_where_memory_is_short(monkeypatch):
+    streaming, image = build("tiny"), torch.rand(3, 61, 100)
+    streaming.windows_bytes = 0  # far more than such an image takes
+    pixels = 64 * 104
+    fits = 2 * pixels * streaming.windowed_bytes_per_pixel
+    fits_streamed = 2 * pixels * streaming.streamed_bytes_per_pixel
+    asked = []
+    forward = streaming.forward
+    monkeypatch.setattr(
+        streaming, "forward", lambda *given, **ways: asked.append(ways) or forward(*given, **ways)
+    )
+    results = []
+    for free, tile in ((fits, None), (fits_streamed, None), (fits_streamed, 0), (0, 0)):
+        monkeypatch.setattr(utils.inference, "free_memory", lambda device, free=free: free)
+        results.append(restore(streaming, image, tile=tile))
+    assert asked == [{}, *3 * [{"streamed": True}]]
+    for result in results[1:]:
+        assert (result - results[0]).abs().max() < 1e-5
+    assert automatic_tile(streaming, 64, 104, fits_streamed - 2) > 0
+    assert not is_streamed(streaming.to("meta"), 64, 104, 0)  # only where that was measured
+    assert not is_streamed(build("tiny", attention="mdta"), 64, 104, 0)  # which is not local
+
+
+def test_haze_comes_out_as_with_more_memory(monkeypatch):
+    """In tiles it would not: it is told from the whole picture (PERFORMANCE.md)."""
+    monkeypatch.setattr(net.streaming, "PART", 128)
+    network = load_network(ROOT / "ckpt" / SHIPPED[0]).net
+    clean, degraded = chelsea("dehaze")
+    parts = []
+    whole = restore(network, degraded)
+    network.windows_bytes = 0
+    free = 2 * 304 * 456 * network.streamed_bytes_per_pixel
+    monkeypatch.setattr(utils.inference, "free_memory", lambda device: free)
+    streamed = restore(network, degraded, tile=None, on_part=parts.append)
+    assert len(parts) == 1 and not torch.equal(whole, streamed)
+    before, after = (-10 * (image - clean).square().mean().log10() for image in (whole, streamed))
+    assert after > 20
+    assert abs(before - after) < 0.001
