@@ -1,7 +1,7 @@
 """Time and memory against the size of the image: python -m scripts.benchmark_size
 
-Restores square images with automatic tiles, in the free memory there is or in `--memory_gb`. The
-last line is JSON.
+Restores square images as it is done by default, in the free memory there is or in `--memory_gb`:
+whole, streamed (net/streaming.py) or in tiles. The last line is JSON.
 """
 
 if __name__ == "__main__":
@@ -19,7 +19,7 @@ import torch
 from net import AMPromptIR
 from options import Parser, positive_float
 from utils.errors import run
-from utils.inference import automatic_tile, free_memory, restore
+from utils.inference import automatic_tile, free_memory, is_streamed, restore
 from utils.tables import format_markdown
 from utils.timing import peak_memory
 
@@ -43,28 +43,28 @@ def main() -> int:
     measured = []
     for megapixels in options.megapixels:
         side = round(math.sqrt(megapixels * 1e6))
-        tile = automatic_tile(build(options.configuration), side, side, free)
-        call = prepare(options.configuration, side, tile)
+        way = describe(options.configuration, side, free)
+        call = prepare(options.configuration, side, free)
         start = time.process_time()
         call()
         seconds = time.process_time() - start
-        peak = peak_memory(prepare, options.configuration, side, tile)
+        peak = peak_memory(prepare, options.configuration, side, free)
         measured.append(
-            {"megapixels": side * side / 1e6, "tile": tile, "cpu_seconds": seconds, "peak": peak}
+            {"megapixels": side * side / 1e6, "way": way, "cpu_seconds": seconds, "peak": peak}
         )
         print(f"{megapixels} megapixels: {seconds:.1f} s of CPU", flush=True)
 
     rows = [
         (
             f"{entry['megapixels']:.2f}",
-            str(entry["tile"] or "whole"),
+            entry["way"],
             f"{entry['cpu_seconds']:.1f}",
             f"{entry['cpu_seconds'] / entry['megapixels']:.2f}",
             f"{entry['peak'] / 2**20:.0f}",
         )
         for entry in measured
     ]
-    headers = ("megapixels", "tile", "s of CPU", "s a megapixel", "peak beyond weights, MiB")
+    headers = ("megapixels", "restored", "s of CPU", "s a megapixel", "peak beyond weights, MiB")
     print(f"\n{options.configuration}\n\n{format_markdown(headers, rows)}")
     print(json.dumps(measured))
     return 0
@@ -86,11 +86,20 @@ def build(configuration: str) -> AMPromptIR:
     return AMPromptIR(**AMPromptIR.configurations[configuration], text="learned").eval()
 
 
-def prepare(configuration: str, side: int, tile: int) -> Callable[[], object]:
+def describe(configuration: str, side: int, free: int) -> str:
+    """How a square image is restored."""
+    net = build(configuration)
+    tile = automatic_tile(net, side, side, free)
+    if tile:
+        return f"in tiles of {tile}"
+    return "streamed" if is_streamed(net, side, side, free) else "whole"
+
+
+def prepare(configuration: str, side: int, free: int) -> Callable[[], object]:
     """A function that restores a square image."""
     net, image = build(configuration), torch.rand(3, side, side)
     restore(net, image[:, :64, :64])
-    return lambda: restore(net, image, tile=tile)
+    return lambda: restore(net, image, tile=None, free=free)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ import torch
 
 import net.streaming
 import net.windows
-import utils.inference
 from net import AMPromptIR
 from net.checkpoint import SHIPPED, load_network
 from tests.conftest import ROOT, chelsea
@@ -58,8 +57,7 @@ def test_it_is_taken_where_memory_is_short(monkeypatch):
     )
     results = []
     for free, tile in ((fits, None), (fits_streamed, None), (fits_streamed, 0), (0, 0)):
-        monkeypatch.setattr(utils.inference, "free_memory", lambda device, free=free: free)
-        results.append(restore(streaming, image, tile=tile))
+        results.append(restore(streaming, image, tile=tile, free=free))
     assert asked == [{}, *3 * [{"streamed": True}]]
     for result in results[1:]:
         assert (result - results[0]).abs().max() < 1e-5
@@ -77,8 +75,7 @@ def test_haze_comes_out_as_with_more_memory(monkeypatch):
     whole = restore(network, degraded)
     network.windows_bytes = 0
     free = 2 * 304 * 456 * network.streamed_bytes_per_pixel
-    monkeypatch.setattr(utils.inference, "free_memory", lambda device: free)
-    streamed = restore(network, degraded, tile=None, on_part=parts.append)
+    streamed = restore(network, degraded, tile=None, on_part=parts.append, free=free)
     assert len(parts) == 1 and not torch.equal(whole, streamed)
     before, after = (-10 * (image - clean).square().mean().log10() for image in (whole, streamed))
     assert after > 20

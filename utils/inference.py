@@ -42,6 +42,7 @@ def restore(
     tile: int | None = 0,
     on_part: Callable[[Part], None] | None = None,
     self_ensemble: bool = False,
+    free: int | None = None,
 ) -> Tensor:
     """Restore one image of any size.
 
@@ -53,6 +54,7 @@ def restore(
             once; None for the whole image, or else the largest tiles that fit into the free memory.
         on_part: called after each tile; without scores if the network does not give them.
         self_ensemble: the mean of four restorations, of the image mirrored both ways.
+        free: bytes of memory to go by; None for what is free now.
 
     Returns:
         (3, H, W) in [0, 1], clipped, on the network's device; where the network gives infinite
@@ -60,13 +62,15 @@ def restore(
     """
     device = _device(net)
     height, width = image.shape[1:]
+    if free is None:
+        free = free_memory(device)
     if tile is None:
-        tile = automatic_tile(net, height, width, free_memory(device))
+        tile = automatic_tile(net, height, width, free)
     if self_ensemble:
-        return _restore_mirrored(net, image, named, tile, on_part)
+        return _restore_mirrored(net, image, named, tile, on_part, free)
     image = image[None].to(device)
     if not tile or tile >= max(height, width):
-        restored, scores = _restore_whole(net, image, named, on_part is not None)
+        restored, scores = _restore_whole(net, image, named, on_part is not None, free)
         if on_part:
             on_part(Part(1, 1, height * width, scores))
         return restored[0]
@@ -82,7 +86,7 @@ def restore(
             down = _ramp(part.shape[2], overlap, top > 0, bottom < height, device)
             across = _ramp(part.shape[3], overlap, left > 0, right < width, device)
             mask = down[:, None] * across
-            restored, scores = _restore_whole(net, part, named, on_part is not None)
+            restored, scores = _restore_whole(net, part, named, on_part is not None, free)
             total[window] += mask * restored
             weight[window] += mask
             if on_part:
@@ -147,6 +151,7 @@ def _restore_mirrored(
     named: Tensor | None,
     tile: int,
     on_part: Callable[[Part], None] | None,
+    free: int,
 ) -> Tensor:
     """The mean over the image's mirrorings, without quarter turns: no network saw such rain."""
     total = torch.zeros(())
@@ -158,19 +163,20 @@ def _restore_mirrored(
                 parts = part.total
                 on_part(part._replace(done=before * parts + part.done, total=times * parts))
 
-            restored = restore(net, image.flip(axes), named, tile, pass_on if on_part else None)
+            pass_on = pass_on if on_part else None
+            restored = restore(net, image.flip(axes), named, tile, pass_on, free=free)
             total = total.to(restored.device) + restored.flip(axes) / times
     return total
 
 
 def _restore_whole(
-    net: nn.Module, image: Tensor, named: Tensor | None, wants_scores: bool
+    net: nn.Module, image: Tensor, named: Tensor | None, wants_scores: bool, free: int
 ) -> tuple[Tensor, Tensor | None]:
     """Restored (1, 3, H, W), clipped, and scores (3, K) if they are wanted and to be had."""
     height, width = image.shape[2:]
     padded = pad_to_multiple(image, net.size_multiple)
     ways = {}
-    if is_streamed(net, *padded.shape[2:], free_memory(padded.device)):
+    if is_streamed(net, *padded.shape[2:], free):
         ways["streamed"] = True
     scores = None
     if wants_scores and net.gives_scores:
