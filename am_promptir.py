@@ -36,18 +36,21 @@ class Restored(NamedTuple):
 
     weights: of each degradation, as the network saw them in the picture, summing to 1; None if it
     was told what is wrong, or cannot say.
+    tiles: that it was restored in; 1 is the whole picture.
     """
 
     before: Picture
     after: Picture
     weights: dict[str, float] | None
+    tiles: int = 1
 
     def __repr__(self) -> str:
         width, height = self.before.size
         decibels = self.change_db
         change = "unchanged" if decibels is None else f"{decibels:.2f} dB to the input"
         seen = f", seen as {describe_weights(self.weights)}" if self.weights else ""
-        return f"Restored({width} x {height} pixels, {change}{seen})"
+        tiles = f", in {self.tiles} tiles" if self.tiles > 1 else ""
+        return f"Restored({width} x {height} pixels, {change}{seen}{tiles})"
 
     @property
     def change_db(self) -> float | None:
@@ -151,10 +154,11 @@ def restore_picture(
             f"tile {tile!r}: expected a whole number of pixels from {SMALLEST_TILE}, 0 or None"
         )
     seen = torch.zeros(len(trained.degradations))
-    pixels = 0
+    pixels, tiles = 0, 1
 
     def observe(part: Part) -> None:
-        nonlocal pixels
+        nonlocal pixels, tiles
+        tiles = part.tiles
         if part.scores is not None and len(seen):
             seen.add_(part.scores.softmax(dim=1).mean(dim=0).cpu(), alpha=part.pixels)
             pixels += part.pixels
@@ -181,7 +185,7 @@ def restore_picture(
     weights = None
     if named is None and pixels:
         weights = dict(zip(trained.degradations, (seen / pixels).tolist(), strict=True))
-    return Restored(picture, after, weights)
+    return Restored(picture, after, weights, tiles)
 
 
 def name_degradation(

@@ -103,11 +103,14 @@ def main() -> int:
                         "output": str(target.restored),
                         "weights": result.weights,
                         "change_db": change,
+                        "tiles": result.tiles,
                     }
                 )
-                words = describe_result(result.weights, change) if named is None else ""
+                words = describe_result(result.weights, change) if named is None else []
+                if result.tiles > 1 and options.tile is None:
+                    words.append(f"in {result.tiles} tiles, for want of memory")
                 if words:
-                    tqdm.write(printable(f"{source}: {words}"))
+                    tqdm.write(printable(f"{source}: {'; '.join(words)}"))
     finally:  # what is done is told of after Ctrl-C as well
         entries += [{"input": name, "error": reason} for name, reason in failures.items()]
         if folder == options.output:
@@ -243,7 +246,7 @@ def save(result: Restored, target: Target, compare: bool) -> None:
         result.save_comparison(target.comparison)
 
 
-def describe_result(weights: dict[str, float] | None, change: float | None) -> str:
+def describe_result(weights: dict[str, float] | None, change: float | None) -> list[str]:
     """What a network that was not told what is wrong made of a picture, or nothing.
 
     weights, change: as in `Restored`.
@@ -251,7 +254,7 @@ def describe_result(weights: dict[str, float] | None, change: float | None) -> s
     words = [f"looks like {describe_weights(weights)}"] if weights else []
     if change is None or change >= NEARLY_UNCHANGED:
         words.append("nearly unchanged")
-    return "; ".join(words)
+    return words
 
 
 def write_report(folder: Path, report: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ Shapes: B batch, C channels out (2C in), H x W pixels, r reduction.
 Deviations: none.
 """
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,7 +17,8 @@ from net.windows import add_in_windows
 class FEFM(nn.Module):
     """A gate per pixel and channel chooses between local detail and one global value a channel.
 
-    Shape: (B, 2C, H, W) -> (B, C, H, W). The gate is computed in windows.
+    Shape: (B, 2C, H, W) -> (B, C, H, W). Without gradients the gate is
+    computed in windows.
     """
 
     radius = 2  # of the detail's pixels that one output depends on
@@ -36,8 +38,10 @@ class FEFM(nn.Module):
         summary = self.channel_out(summary)  # (B, C, 1, 1)
         layers = self.spatial_in, self.spatial_out
         weights = [weight for layer in layers for weight in (layer.weight, layer.bias)]
-        channels = self.channels + len(self.spatial_in.bias)
         images = detail, summary
+        if torch.is_grad_enabled():  # windows would be computed again for the gradients
+            return detail + _to_summary(*images, *weights)
+        channels = self.channels + self.spatial_in.out_channels
         return add_in_windows(
             detail, _to_summary, images, weights, radius=self.radius, channels=channels
         )

@@ -78,12 +78,7 @@ class TransformerBlock(nn.Module):
             parts = (((span, slice(None)), x[:, :, span]) for span, _, _ in bands(x, x.shape[1]))
             return self.compute(x, *self.strips(x.shape[2:], parts))
         attention_weights, feedforward_weights = self._weights()
-        normal = self.attention_norm(x)
-        if isinstance(self.attention, SMAM):
-            strips = self.attention.strips(*SMAM.means(normal))
-            x = self._attend(x, SMAM.compute, (normal, *strips), attention_weights)
-        else:
-            x = x + self.attention(normal)
+        x = self._attend(x, attention_weights)
         return self._feed_forward(x, feedforward_weights)
 
     def strips(
@@ -102,16 +97,24 @@ class TransformerBlock(nn.Module):
             of_rows, of_columns = SMAM.means(self.attention_norm(x))
             across[:, :, rows] += of_rows * (x.shape[3] / width)
             down[:, :, :, columns] += of_columns * (x.shape[2] / height)
+            del x  # before the next one is made
         return self.attention.strips(across, down)
 
     def compute(self, x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         """What the block makes of x, an image or a part of one, with the strips beside it."""
         attention_weights, feedforward_weights = self._weights()
         weights = (*self.attention_norm.values(), *attention_weights)
-        x = self._attend(x, _normal_attention, (x, rows, columns), weights)
+        x = self._add_attention(x, _normal_attention, (x, rows, columns), weights)
         return self._feed_forward(x, feedforward_weights)
 
-    def _attend(
+    def _attend(self, x: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
+        normal = self.attention_norm(x)
+        if not isinstance(self.attention, SMAM):
+            return x + self.attention(normal)
+        strips = self.attention.strips(*SMAM.means(normal))
+        return self._add_attention(x, SMAM.compute, (normal, *strips), weights)
+
+    def _add_attention(
         self,
         x: Tensor,
         function: Callable[..., Tensor],

@@ -119,7 +119,7 @@ class AMPromptIR(RestorationNetwork, OnHub):
         self.num_degradations = num_degradations
         # measured on the CPU in float32, a pixel and unit of width: 272 bytes with expansion 2.66
         # (paper), 117 (tiny) and 106 (small) with 0.67; large images 15.6, 13.3 and 13.6 of what is
-        # beyond 1024 x 1024; streamed, a pixel takes 255 (paper), 93 (tiny) and 164 (small)
+        # beyond 1024 x 1024; streamed, a pixel takes PAPER (paper), 68 (tiny) and 131 (small)
         self.inference_bytes_per_pixel = math.ceil((70 + 85 * expansion) * width)
         self.can_be_named = text != "none"
         self.text = TextTable(text, num_degradations, text_width) if self.can_be_named else None
@@ -127,7 +127,7 @@ class AMPromptIR(RestorationNetwork, OnHub):
         widths = [width, *(4 * round(width * growth**level / 4) for level in (1, 2, 3))]
         if attention == "smam":
             self.windowed_bytes_per_pixel = 17 * width
-            self.streamed_bytes_per_pixel = 20 + 5 * widths[1]
+            self.streamed_bytes_per_pixel = 20 + 4 * widths[1]
         decoder_widths = [2 * width, *widths[1:3]]  # full resolution keeps the concatenated skip
 
         def attend(channels: int) -> nn.Module:
@@ -187,9 +187,11 @@ class AMPromptIR(RestorationNetwork, OnHub):
             degradation read off the image at levels 4, 3 and 2: its softmax weighs the prompts.
 
         Raises:
-            ValueError: H or W is not a multiple of 8.
+            ValueError: H or W is not a multiple of 8; `streamed` with other attention than `smam`.
         """
         self.check_size(image)
+        if streamed and not self.streamed_bytes_per_pixel:
+            raise ValueError("streamed: only with attention smam, which is local but for strips")
         if named is None:
             named = image.new_zeros(len(image), self.num_degradations)
 
@@ -197,22 +199,19 @@ class AMPromptIR(RestorationNetwork, OnHub):
             skip = Streamed.of(image, self.embed, radius=1)
             for block in self.encoders[0]:
                 skip = skip.through(block)
-            x = skip.held(self.downsamples[0], radius=2, scale=2)
-        else:
-            skip = self.encoders[0](self.embed(image))  # (B, C, H, W)
-            x = self.downsamples[0](skip)
-
-        x, scores = self._below(x, named)  # (B, C of level 2, H/2, W/2)
-
-        if streamed:
-            decoded = skip.below(x, self.upsamples[0])
+            x, scores = self._below(skip.held(self.downsamples[0], radius=2, scale=2), named)
+            decoded = skip.joined_with(x, self.upsamples[0])
             for block in (*self.decoders[0], *self.refinement):
                 decoded = decoded.through(block)
             change = decoded.held(self.output, radius=1)
         else:
+            skip = self.encoders[0](self.embed(image))  # (B, C, H, W)
+            x, scores = self._below(self.downsamples[0](skip), named)  # (B, C below, H/2, W/2)
             x = self.upsamples[0].beside(x, skip)  # (B, 2C, H, W)
             del skip
-            change = self.output(self.refinement(self.decoders[0](x)))
+            x = self.decoders[0](x)
+            x = self.refinement(x)
+            change = self.output(x)
         restored = image + change
         return (restored, scores) if with_scores else restored
 

@@ -40,8 +40,8 @@ class Streamed:
     @classmethod
     def of(cls, image: Tensor, layer: Callable[[Tensor], Tensor], radius: int) -> "Streamed":
         """The map that a layer makes of an image that is held; as `_then`."""
-        held = cls(image.shape[2:], lambda region: image[:, :, *region])
-        return held._then(lambda x, _: layer(x), radius)
+        source = cls(image.shape[2:], lambda region: image[:, :, *region])
+        return source._then(lambda x, _: layer(x), radius)
 
     def through(self, block: TransformerBlock) -> "Streamed":
         """The map that a transformer block makes of this one, which is read once for its strips."""
@@ -54,7 +54,7 @@ class Streamed:
 
         return self._then(function, SMAM.radius + FFN.radius)
 
-    def below(self, x: Tensor, upsample: Upsample) -> "Streamed":
+    def joined_with(self, x: Tensor, upsample: Upsample) -> "Streamed":
         """[upsample(x), this map], x (B, *, H/2, W/2): as `Upsample.beside`."""
 
         def make(region: Region) -> Tensor:

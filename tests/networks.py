@@ -1,6 +1,9 @@
 """A network that is not trained, and what memory it asks for."""
 
+from collections.abc import Callable
+
 import torch
+from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -34,3 +37,15 @@ class Made(TorchDispatchMode):
 
 def id_of(value):
     return value.untyped_storage()._cdata if isinstance(value, torch.Tensor) else None
+
+
+def peak_of_tensors(function: Callable[[], object]) -> int:
+    """The most bytes of memory that tensors made by a function take at once."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        function()
+    held = peak = 0
+    for event in profiler.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            peak = max(peak, held)
+    return peak

@@ -17,6 +17,7 @@ import am_promptir
 from am_promptir import load, restore
 from net.checkpoint import load_network
 from tests.conftest import ROOT, save_untrained
+from utils import inference
 from utils.comparison import BAR_COLOUR, BAR_HEIGHT, CAPTION_HEIGHT, GAP
 from utils.errors import UserError
 from utils.image_io import list_images, read_image, write_image
@@ -447,6 +448,22 @@ def test_output_that_is_a_file(run_script, checkpoint, photos, tmp_path):
     (tmp_path / "folder.png").mkdir()
     assert run(tmp_path / "folder.png", tmp_path / "in" / "x.png").code == 0
     assert (tmp_path / "folder.png" / "x.png").exists()
+
+
+def test_tiles_are_told_of_where_nobody_asked_for_them(demo, photos, tmp_path, monkeypatch):
+    write_image(tmp_path / "in.png", photos[0])
+    words = "in 4 tiles, for want of memory"
+    for flags, free, tiles, told in (
+        ([], 10**12, 1, False),
+        ([], 0, 4, True),
+        (["--task", "derain"], 0, 4, True),
+        (["--tile", 64], 0, 4, False),
+        (["--tile", 0], 0, 1, False),
+    ):
+        monkeypatch.setattr(inference, "free_memory", lambda device, free=free: free)
+        result, report = demo("--input", tmp_path / "in.png", *flags)
+        assert report["pictures"][0]["tiles"] == tiles
+        assert (words in result.out) == told
 
 
 def test_change_is_told(demo, photos, tmp_path):

@@ -464,7 +464,6 @@ for ours, right, inputs in cases:
 WHOLE = """
 import torch
 from net import AMPromptIR, attention, feedforward, layers
-from tests.networks import Made, build
 from tests.straightforward import Straightforward
 
 for module in (attention, feedforward, layers):

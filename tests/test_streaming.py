@@ -8,7 +8,7 @@ import net.windows
 from net import AMPromptIR
 from net.checkpoint import SHIPPED, load_network
 from tests.conftest import ROOT, chelsea
-from tests.networks import Made, build
+from tests.networks import Made, build, peak_of_tensors
 from tests.straightforward import Straightforward
 from utils.inference import automatic_tile, is_streamed, restore
 
@@ -44,6 +44,21 @@ def test_no_map_at_full_resolution_is_made(monkeypatch):
     assert largest[1] <= map_bytes / 2  # that of [upsampled, skip] at level 2
 
 
+def test_nothing_is_held_that_is_not_needed(monkeypatch):
+    """Bytes a pixel at the peak, of `tiny`."""
+    streaming, peaks = build("tiny"), {}
+    image = torch.rand(1, 3, 512, 512)
+    with torch.inference_mode():
+        assert peak_of_tensors(lambda: streaming(image)) / 512**2 < 420  # 405 were measured
+        monkeypatch.setattr(net.windows, "WINDOW_BYTES", net.windows.WINDOW_BYTES // 64)
+        monkeypatch.setattr(net.windows, "LARGE_BYTES", net.windows.LARGE_BYTES // 64)
+        monkeypatch.setattr(net.streaming, "PART", net.streaming.PART // 8)
+        for side in (256, 512):
+            part = image[:, :, :side, :side]
+            peaks[side] = peak_of_tensors(lambda part=part: streaming(part, streamed=True))
+    assert (peaks[512] - peaks[256]) / (512**2 - 256**2) < 66  # 63 were measured
+
+
 def test_it_is_taken_where_memory_is_short(monkeypatch):
     streaming, image = build("tiny"), torch.rand(3, 61, 100)
     streaming.windows_bytes = 0  # far more than such an image takes
@@ -61,9 +76,27 @@ def test_it_is_taken_where_memory_is_short(monkeypatch):
     assert asked == [{}, *3 * [{"streamed": True}]]
     for result in results[1:]:
         assert (result - results[0]).abs().max() < 1e-5
-    assert automatic_tile(streaming, 64, 104, fits_streamed - 2) > 0
-    assert not is_streamed(streaming.to("meta"), 64, 104, 0)  # only where that was measured
-    assert not is_streamed(build("tiny", attention="mdta"), 64, 104, 0)  # which is not local
+    streaming.forward = forward
+    with pytest.raises(ValueError, match="only with attention smam"):
+        build("tiny", attention="mdta")(image[None, :, :56, :96], streamed=True)
+
+
+def test_when_it_is_taken():
+    network, height, width = build("tiny"), 1000, 2000
+    pixels = height * width
+    whole = 2 * (network.windows_bytes + pixels * network.windowed_bytes_per_pixel)
+    streamed = 2 * (1.5 * network.windows_bytes + pixels * network.streamed_bytes_per_pixel)
+    for free, ways in (
+        (whole, (False, True)),
+        (whole - 10, (True, True)),
+        (streamed, (True, True)),
+        (streamed - 10, (True, False)),
+    ):
+        found = is_streamed(network, height, width, free)
+        assert (found, automatic_tile(network, height, width, free) == 0) == ways
+    assert not is_streamed(network, 512, 512, 0)  # where it would take no less
+    assert not is_streamed(build("tiny", attention="mdta"), height, width, 0)
+    assert not is_streamed(network.to("meta"), height, width, 0)  # that was not measured
 
 
 def test_haze_comes_out_as_with_more_memory(monkeypatch):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from utils.allocator import give_back_memory
 from utils.memory import available_memory
 
 TILE_OVERLAP = 64  # pixels; the seams of a tiled restoration fade over it
@@ -25,13 +26,14 @@ class Part(NamedTuple):
     """A tile that has been restored, or the whole image.
 
     done, total: how many there are; pixels: its size; scores: (3, K) as the network's forward gives
-    them, or None if it gives none.
+    them, or None if it gives none; tiles: that the image was cut into.
     """
 
     done: int
     total: int
     pixels: int
     scores: Tensor | None
+    tiles: int = 1
 
 
 @torch.inference_mode()
@@ -62,8 +64,10 @@ def restore(
     """
     device = _device(net)
     height, width = image.shape[1:]
-    if free is None:
+    if free is None and (tile is None or net.streamed_bytes_per_pixel):
         free = free_memory(device)
+        if height * width > _pixels_that_fit(net, MEMORY_SHARE * free) and give_back_memory():
+            free = free_memory(device)
     if tile is None:
         tile = automatic_tile(net, height, width, free)
     if self_ensemble:
@@ -90,29 +94,38 @@ def restore(
             total[window] += mask * restored
             weight[window] += mask
             if on_part:
-                on_part(Part(done, len(rows) * len(columns), part[0, 0].numel(), scores))
+                tiles = len(rows) * len(columns)
+                on_part(Part(done, tiles, part[0, 0].numel(), scores, tiles))
     return (total / weight)[0]
 
 
 def automatic_tile(net: nn.Module, height: int, width: int, free: int) -> int:
     """The side of the tiles that fit into `free` bytes of memory; 0 if the whole image does."""
     memory = MEMORY_SHARE * free
-    pixels = most = _pixels_that_fit(net, memory)
-    if _can_be_streamed(net):
-        most = max(pixels, (memory - 2 * net.windows_bytes) / net.streamed_bytes_per_pixel)
-    if height * width <= most:
+    pixels = _pixels_that_fit(net, memory)
+    streamed = is_streamed(net, height, width, free)
+    if height * width <= pixels or (streamed and _streamed_bytes(net, height * width) <= memory):
         return 0
+    # streamed tiles could be larger, but would take longer
     multiple = net.size_multiple
     return max(SMALLEST_TILE, math.isqrt(int(pixels)) // multiple * multiple)
 
 
-def is_streamed(net: nn.Module, height: int, width: int, free: int) -> bool:
-    """Whether an image, restored at once, takes the way that needs less memory and more time."""
-    return _can_be_streamed(net) and height * width > _pixels_that_fit(net, MEMORY_SHARE * free)
+def is_streamed(net: nn.Module, height: int, width: int, free: int | None) -> bool:
+    """Whether an image, restored at once, takes the way that needs less memory and more time.
+
+    free: None only if the network has no such way.
+    """
+    pixels = height * width
+    if not net.streamed_bytes_per_pixel or _device(net).type != "cpu":
+        return False
+    whole = net.windows_bytes + pixels * net.windowed_bytes_per_pixel
+    spares = _streamed_bytes(net, pixels) < whole  # not where the image is small
+    return spares and pixels > _pixels_that_fit(net, MEMORY_SHARE * free)
 
 
-def _can_be_streamed(net: nn.Module) -> bool:
-    return bool(net.streamed_bytes_per_pixel) and _device(net).type == "cpu"
+def _streamed_bytes(net: nn.Module, pixels: int) -> float:
+    return 1.5 * net.windows_bytes + pixels * net.streamed_bytes_per_pixel
 
 
 def _pixels_that_fit(net: nn.Module, memory: float) -> float:
@@ -151,7 +164,7 @@ def _restore_mirrored(
     named: Tensor | None,
     tile: int,
     on_part: Callable[[Part], None] | None,
-    free: int,
+    free: int | None,
 ) -> Tensor:
     """The mean over the image's mirrorings, without quarter turns: no network saw such rain."""
     total = torch.zeros(())
@@ -170,7 +183,7 @@ def _restore_mirrored(
 
 
 def _restore_whole(
-    net: nn.Module, image: Tensor, named: Tensor | None, wants_scores: bool, free: int
+    net: nn.Module, image: Tensor, named: Tensor | None, wants_scores: bool, free: int | None
 ) -> tuple[Tensor, Tensor | None]:
     """Restored (1, 3, H, W), clipped, and scores (3, K) if they are wanted and to be had."""
     height, width = image.shape[2:]

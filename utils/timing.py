@@ -1,10 +1,8 @@
 """Time and memory of alternatives, on a machine that is shared and noisy."""
 
-import ctypes
 import gc
 import multiprocessing
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +11,7 @@ import psutil
 import torch
 from torch import nn
 
+from utils.allocator import give_back_memory, keep_freed_memory
 from utils.losses import restoration_loss
 from utils.replay import record
 
@@ -44,11 +43,10 @@ def peak_memory(function: Callable[..., Callable[[], object]], *arguments: objec
 def _peak_of_process(
     function: Callable[..., Callable[[], object]], arguments: Sequence[object]
 ) -> int:
+    keep_freed_memory()  # as in the process that asks
     call = function(*arguments)
     gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim:  # what was freed counts as resident until glibc gives it back
-        trim(0)
+    give_back_memory()  # what was freed counts as resident until then
     process = psutil.Process()
     before = peak = process.memory_info().rss
     with ThreadPoolExecutor(1) as pool:
