@@ -247,7 +247,7 @@ def save(result: Restored, target: Target, compare: bool) -> None:
 
 
 def describe_result(weights: dict[str, float] | None, change: float | None) -> list[str]:
-    """What a network that was not told what is wrong made of a picture, or nothing.
+    """What a network that was not told what is wrong made of a picture, in none to two clauses.
 
     weights, change: as in `Restored`.
     """

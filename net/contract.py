@@ -30,8 +30,8 @@ class RestorationNetwork(nn.Module):
     inference_bytes_per_pixel: of peak memory without gradients, in float32, rounded up.
     windowed_bytes_per_pixel: the same on the CPU, if blocks run in windows there (`net.windows`),
         beside about `windows_bytes`, whatever the image (`paper`: half as much again).
-    streamed_bytes_per_pixel: the same, beside half as much again, if `forward` has `streamed`, to
-        take less memory and more time.
+    streamed_bytes_per_pixel: the same, beside 1.5 times `windows_bytes`, if `forward` has a way
+        (`streamed`) that takes less memory and more time.
     origin: what its checkpoint said of the training, but for the weights (plain values); or None.
     """
 

@@ -118,8 +118,9 @@ class AMPromptIR(RestorationNetwork, OnHub):
             raise ValueError(f"growth {growth}: expected a number from 1 to 2")
         self.num_degradations = num_degradations
         # measured on the CPU in float32, a pixel and unit of width: 272 bytes with expansion 2.66
-        # (paper), 117 (tiny) and 106 (small) with 0.67; large images 15.6, 13.3 and 13.6 of what is
-        # beyond 1024 x 1024; streamed, a pixel takes PAPER (paper), 68 (tiny) and 131 (small)
+        # (paper), 117 (tiny) and 106 (small) with 0.67; large images 15.6, 14.8 and 13.6 of what is
+        # beyond 1024 x 1024; streamed, a pixel takes 68 (tiny) and 131 to 148 (small), and by the
+        # maps of level 2 that are held at once up to 280 (paper)
         self.inference_bytes_per_pixel = math.ceil((70 + 85 * expansion) * width)
         self.can_be_named = text != "none"
         self.text = TextTable(text, num_degradations, text_width) if self.can_be_named else None
@@ -127,7 +128,7 @@ class AMPromptIR(RestorationNetwork, OnHub):
         widths = [width, *(4 * round(width * growth**level / 4) for level in (1, 2, 3))]
         if attention == "smam":
             self.windowed_bytes_per_pixel = 17 * width
-            self.streamed_bytes_per_pixel = 20 + 4 * widths[1]
+            self.streamed_bytes_per_pixel = 20 + (6 if wide_prompts else 4) * widths[1]
         decoder_widths = [2 * width, *widths[1:3]]  # full resolution keeps the concatenated skip
 
         def attend(channels: int) -> nn.Module:

@@ -499,6 +499,8 @@ def test_a_result_is_shown_in_a_line():
     assert shown == "Restored(5 x 4 pixels, 13.98 dB to the input, seen as b 90%, a 10%)"
     shown = repr(am_promptir.Restored(Picture(before), Picture(before), None))
     assert shown == "Restored(5 x 4 pixels, unchanged)"
+    shown = repr(am_promptir.Restored(Picture(before), Picture(before), None, tiles=4))
+    assert shown == "Restored(5 x 4 pixels, unchanged, in 4 tiles)"
 
 
 def test_comparison_of_narrow_and_of_long_pictures(tmp_path):

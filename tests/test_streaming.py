@@ -10,6 +10,7 @@ from net.checkpoint import SHIPPED, load_network
 from tests.conftest import ROOT, chelsea
 from tests.networks import Made, build, peak_of_tensors
 from tests.straightforward import Straightforward
+from utils import inference
 from utils.inference import automatic_tile, is_streamed, restore
 
 
@@ -76,9 +77,24 @@ def test_it_is_taken_where_memory_is_short(monkeypatch):
     assert asked == [{}, *3 * [{"streamed": True}]]
     for result in results[1:]:
         assert (result - results[0]).abs().max() < 1e-5
-    streaming.forward = forward
     with pytest.raises(ValueError, match="only with attention smam"):
         build("tiny", attention="mdta")(image[None, :, :56, :96], streamed=True)
+
+
+@pytest.mark.parametrize(("tile", "given_back"), [(None, 1), (0, 1), (64, 0)])
+def test_memory_that_is_kept_is_given_back_before(tile, given_back, monkeypatch):
+    network, image = build("tiny"), torch.rand(3, 64, 104)
+    network.windows_bytes = 0
+    short, ample = 2 * 64 * 104 * network.windowed_bytes_per_pixel - 2, 10**12
+    calls, free = [], iter([short, ample])
+    monkeypatch.setattr(inference, "give_back_memory", lambda: calls.append(1) or True)
+    monkeypatch.setattr(inference, "free_memory", lambda device: next(free))
+    parts = []
+    restore(network, image, tile=tile, on_part=parts.append)
+    assert len(calls) == given_back and parts[0].tiles == (3 if tile else 1)
+    monkeypatch.setattr(inference, "free_memory", lambda device: ample)
+    restore(network, image, tile=tile)
+    assert len(calls) == given_back
 
 
 def test_when_it_is_taken():

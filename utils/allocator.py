@@ -13,13 +13,19 @@ from collections.abc import Callable
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
 KEPT = 256 * 2**20  # bytes at the end of the heap that are not given back
 LARGEST = 32 * 2**20  # of a block within the heap, the most that glibc takes
+VARIABLES = {  # that say how much is kept
+    "MALLOC_TRIM_THRESHOLD_",
+    "MALLOC_TOP_PAD_",
+    "MALLOC_MMAP_THRESHOLD_",
+    "MALLOC_MMAP_MAX_",
+    "GLIBC_TUNABLES",
+}
 
 
 def keep_freed_memory() -> None:
     """For the whole process, from now on."""
-    set_already = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
     set_option = _of_glibc("mallopt")
-    if set_option and not set_already:
+    if set_option and not VARIABLES & os.environ.keys():
         set_option(MMAP_THRESHOLD, LARGEST)
         set_option(TRIM_THRESHOLD, KEPT)
 
@@ -30,5 +36,5 @@ def give_back_memory() -> bool:
     return bool(trim and trim(0))
 
 
-def _of_glibc(name: str) -> Callable[[int], int] | Callable[[int, int], int] | None:
+def _of_glibc(name: str) -> Callable[..., int] | None:
     return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None

@@ -66,7 +66,8 @@ def restore(
     height, width = image.shape[1:]
     if free is None and (tile is None or net.streamed_bytes_per_pixel):
         free = free_memory(device)
-        if height * width > _pixels_that_fit(net, MEMORY_SHARE * free) and give_back_memory():
+        short = height * width > _pixels_that_fit(net, MEMORY_SHARE * free)
+        if short and not tile and device.type == "cpu" and give_back_memory():
             free = free_memory(device)
     if tile is None:
         tile = automatic_tile(net, height, width, free)
