@@ -195,6 +195,7 @@ def test_damaged_results_are_named(place, value, message, fails, tmp_path):
 def test_a_network_that_gives_no_numbers_has_no_figures():
     class Broken(torch.nn.Conv2d):
         size_multiple = 1
+        streamed_bytes_per_pixel = None
         weights_kept = nullcontext
 
         def forward(self, image, named=None):
