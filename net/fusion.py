@@ -17,15 +17,14 @@ from net.windows import add_in_windows
 class FEFM(nn.Module):
     """A gate per pixel and channel chooses between local detail and one global value a channel.
 
-    Shape: (B, 2C, H, W) -> (B, C, H, W). Without gradients the gate is
-    computed in windows.
+    Shape: (B, 2C, H, W) -> (B, C, H, W). Without gradients the gate is computed in
+    windows.
     """
 
     radius = 2  # of the detail's pixels that one output depends on
 
     def __init__(self, channels: int, reduction: int) -> None:
         super().__init__()
-        self.channels = channels
         self.reduce = nn.Conv2d(2 * channels, channels, 1)
         self.channel_in = nn.Conv2d(2 * channels, 2 * channels // reduction, 1, bias=False)
         self.channel_out = nn.Conv2d(2 * channels // reduction, channels, 1, bias=False)
@@ -41,7 +40,7 @@ class FEFM(nn.Module):
         images = detail, summary
         if torch.is_grad_enabled():  # windows would be computed again for the gradients
             return detail + _to_summary(*images, *weights)
-        channels = self.channels + self.spatial_in.out_channels
+        channels = sum(layer.out_channels for layer in layers)
         return add_in_windows(
             detail, _to_summary, images, weights, radius=self.radius, channels=channels
         )

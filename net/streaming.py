@@ -1,8 +1,8 @@
 """The level at full resolution without its maps: parts of them are made where they are needed.
 
-Maps at full resolution take several times the memory of all others. What happens there is local,
-but for the strip means that each attention takes from the whole image. So these are gathered
-first, part by part, and every part of a map is made anew from the image, with the margin that
+Maps at full resolution take most of the memory (`small`: 454 bytes a pixel with them, 131 without).
+What happens there is local, but for the strip means that each attention takes from the whole image.
+So these are gathered first, part by part, and every part of a map is made anew from the image, with the margin that
 depends on it, whenever it is read: in one pass for each block, and one at the end. The result is
 that of the maps held whole, up to rounding; it takes less memory and more time (PERFORMANCE.md).
 
@@ -20,7 +20,7 @@ from net.feedforward import FFN
 from net.layers import TransformerBlock, Upsample
 from net.windows import spans, with_margin
 
-PART = 512  # pixels a side, at most: larger parts take more memory, and hardly less time
+PART = 512  # pixels a side, at most: larger ones took more memory and as long (PERFORMANCE.md)
 
 Region = tuple[slice, slice]  # rows and columns
 
