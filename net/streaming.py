@@ -2,9 +2,10 @@
 
 Maps at full resolution take most of the memory (`small`: 454 bytes a pixel with them, 131 without).
 What happens there is local, but for the strip means that each attention takes from the whole image.
-So these are gathered first, part by part, and every part of a map is made anew from the image, with the margin that
-depends on it, whenever it is read: in one pass for each block, and one at the end. The result is
-that of the maps held whole, up to rounding; it takes less memory and more time (PERFORMANCE.md).
+So these are gathered first, part by part, and every part of a map is made anew from the image, with
+the margin that depends on it, whenever it is read: in one pass for each block, and one at the end.
+The result is that of the maps held whole, up to rounding; it takes less memory and more time
+(PERFORMANCE.md).
 
 Shapes: B batch, C channels, H x W pixels.
 """
