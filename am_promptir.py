@@ -94,14 +94,18 @@ def restore(
         text: the same in your own words; needs CLIP.
         strength: from 0, the picture as it was, to 1.
         tile: side of the tiles in pixels, from 64; 0 for the whole picture at once, None to choose.
-        cuda: index of the GPU, -1 for the CPU, None to choose; of a network loaded here.
-        on_part: called after each tile.
+        cuda: index of the GPU, -1 for the CPU, None to choose; not with what `load` gave, which is
+            on a device already.
+        on_part: called after each tile, or region of a picture that is streamed.
         self_ensemble: the mean of four restorations, of the picture mirrored both ways.
 
     Raises:
         UserError: whatever is wrong with these.
     """
-    trained = checkpoint if isinstance(checkpoint, Trained) else load(checkpoint, cuda)
+    loaded = isinstance(checkpoint, Trained)
+    if loaded and cuda is not None:
+        raise UserError(f"cuda {cuda}: the network is on a device already; give cuda to load()")
+    trained = checkpoint if loaded else load(checkpoint, cuda)
     named = name_degradation(trained, task, text)
     picture = as_picture(source)
     return restore_picture(picture, trained, named, strength, tile, on_part, self_ensemble)

@@ -346,7 +346,8 @@ def with_saved_flags(argv: Sequence[str]) -> tuple[list[str], str]:
         return list(argv), ""
     folder = run.ckpt_dir if run.resume == "auto" else Path(run.resume).parent
     # then its weights come from there
-    has_begun = run.resume != "auto" or any((folder / name).exists() for name in OF_A_RUN)
+    starts = (folder / name for name in OF_A_RUN) if run.resume == "auto" else [Path(run.resume)]
+    has_begun = any(start.exists() for start in starts)
     without = (*NOT_KEPT, "--init") if has_begun else NOT_KEPT
     kept = keep_flags(read_flags(folder), argv, without)
     told = f"with the flags in {folder / FLAGS}: {shlex.join(kept)}" if kept else ""

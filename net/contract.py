@@ -31,7 +31,7 @@ class RestorationNetwork(nn.Module):
     windowed_bytes_per_pixel: the same on the CPU, if blocks run in windows there (`net.windows`),
         beside about `windows_bytes`, whatever the image (`paper`: half as much again).
     streamed_bytes_per_pixel: the same, beside 1.5 times `windows_bytes`, if `forward` has a way
-        (`streamed`) that takes less memory and more time.
+        (`streamed`, `on_region`) that takes less memory and more time.
     origin: what its checkpoint said of the training, but for the weights (plain values); or None.
     """
 
@@ -56,7 +56,9 @@ class RestorationNetwork(nn.Module):
         return dict(cls.configurations["paper"])
 
     def check_size(self, image: Tensor) -> None:
-        """Raise `ValueError` if H or W of (B, 3, H, W) is not a multiple of `size_multiple`."""
+        """Raise `ValueError` if it is not (B, 3, H, W), H and W multiples of `size_multiple`."""
+        if image.ndim != 4 or image.shape[1] != 3:
+            raise ValueError(f"image of shape {tuple(image.shape)}: expected (B, 3, H, W)")
         height, width = image.shape[2:]
         if height % self.size_multiple or width % self.size_multiple:
             raise ValueError(

@@ -14,8 +14,9 @@ Deviations:
   code, one image's output independent of its neighbours in the batch.
 """
 
+import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import ClassVar
 
@@ -29,7 +30,7 @@ from net.fusion import FEFM
 from net.hub import OnHub
 from net.layers import Downsample, TransformerBlock, Upsample
 from net.prompts import PromptBlock
-from net.streaming import Streamed
+from net.streaming import Streamed, regions
 from net.text import CLIP_WIDTH, TEXT_SOURCES, TextTable
 
 
@@ -172,6 +173,7 @@ class AMPromptIR(RestorationNetwork, OnHub):
         named: Tensor | None = None,
         with_scores: bool = False,
         streamed: bool = False,
+        on_region: Callable[[int, int], None] | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Restore a batch.
 
@@ -182,6 +184,8 @@ class AMPromptIR(RestorationNetwork, OnHub):
                 blind throughout.
             with_scores: whether to tell what the network took to be wrong, too.
             streamed: whether to spare memory for time, on images that are large (net/streaming.py).
+            on_region: called while streaming with how many regions have been read, of how many in
+                all; the later ones take longer.
 
         Returns:
             Restored (B, 3, H, W), not clipped; with scores also (B, 3, K), a score of each
@@ -197,7 +201,15 @@ class AMPromptIR(RestorationNetwork, OnHub):
             named = image.new_zeros(len(image), self.num_degradations)
 
         if streamed:
-            skip = Streamed.of(image, self.embed, radius=1)
+            size = image.shape[2:]
+            passes = len(self.encoders[0]) + len(self.decoders[0]) + len(self.refinement) + 2
+            total, done = passes * len(regions(size)), itertools.count(1)
+
+            def tell() -> None:
+                if on_region:
+                    on_region(next(done), total)
+
+            skip = Streamed.of(image, self.embed, radius=1, on_read=tell)
             for block in self.encoders[0]:
                 skip = skip.through(block)
             x, scores = self._below(skip.held(self.downsamples[0], radius=2, scale=2), named)

@@ -26,22 +26,44 @@ PART = 512  # pixels a side, at most: larger ones took more memory and as long (
 Region = tuple[slice, slice]  # rows and columns
 
 
+def regions(size: tuple[int, int]) -> list[Region]:
+    """Equal regions that cover a map; their sides are even."""
+
+    def halves(side: int) -> list[slice]:
+        return [span.write for span in spans(side // 2, PART // 2)]
+
+    return [
+        (slice(2 * rows.start, 2 * rows.stop), slice(2 * columns.start, 2 * columns.stop))
+        for rows, columns in itertools.product(*map(halves, size))
+    ]
+
+
 class Streamed:
     """A map (B, C, H, W) that is made region by region.
 
     Args:
         size: H and W, multiples of 8.
         make: gives the region (B, C, rows, columns).
+        on_read: called after each region that is read for strips or to be held.
     """
 
-    def __init__(self, size: tuple[int, int], make: Callable[[Region], Tensor]) -> None:
+    def __init__(
+        self, size: tuple[int, int], make: Callable[[Region], Tensor], on_read: Callable[[], None]
+    ) -> None:
         self.size = size
         self.make = make
+        self.on_read = on_read
 
     @classmethod
-    def of(cls, image: Tensor, layer: Callable[[Tensor], Tensor], radius: int) -> "Streamed":
+    def of(
+        cls,
+        image: Tensor,
+        layer: Callable[[Tensor], Tensor],
+        radius: int,
+        on_read: Callable[[], None],
+    ) -> "Streamed":
         """The map that a layer makes of an image that is held; as `_then`."""
-        source = cls(image.shape[2:], lambda region: image[:, :, *region])
+        source = cls(image.shape[2:], lambda region: image[:, :, *region], on_read)
         return source._then(lambda x, _: layer(x), radius)
 
     def through(self, block: TransformerBlock) -> "Streamed":
@@ -69,7 +91,7 @@ class Streamed:
             own = upsample(x[:, :, *outer])[:, :, *inner]
             return torch.cat([own, self.make(region)], dim=1)
 
-        return Streamed(self.size, make)
+        return Streamed(self.size, make, self.on_read)
 
     def held(self, layer: Callable[[Tensor], Tensor], radius: int, scale: int = 1) -> Tensor:
         """layer(map) as a whole, (B, *, H/scale, W/scale); `radius` is a multiple of `scale`."""
@@ -99,16 +121,12 @@ class Streamed:
             outer, inner = self._around(region, radius)
             return function(self.make(outer), outer)[:, :, *inner]
 
-        return Streamed(self.size, make)
+        return Streamed(self.size, make, self.on_read)
 
     def _regions(self) -> Iterator[Region]:
-        """Equal regions that cover the map; their sides are even."""
-
-        def halves(side: int) -> list[slice]:
-            return [span.write for span in spans(side // 2, PART // 2)]
-
-        for rows, columns in itertools.product(*map(halves, self.size)):
-            yield slice(2 * rows.start, 2 * rows.stop), slice(2 * columns.start, 2 * columns.stop)
+        for region in regions(self.size):
+            yield region
+            self.on_read()
 
     def _around(self, region: Region, radius: int) -> tuple[Region, Region]:
         """The region with its margin, and where it lies in that."""

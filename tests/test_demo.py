@@ -586,6 +586,7 @@ def test_python_api(checkpoint, trained, photos, tmp_path):
         ({"tile": "256"}, "tile '256': expected"),
         ({"strength": "1"}, "strength '1': expected"),
         ({"task": ""}, "--task : this network knows only"),
+        ({"cuda": 7}, "cuda 7: the network is on a device already"),
     ):
         with pytest.raises(UserError, match=words):
             restore(photos[0], trained, **wrong)

@@ -20,6 +20,7 @@ from net.attention import SMAM
 from net.checkpoint import read_checkpoint
 from net.contract import RestorationNetwork
 from net.depthwise import depthwise
+from net.fusion import FEFM
 from net.layers import TransformerBlock, Upsample
 from net.windows import add_in_windows, bands, is_large
 from tests.networks import Made, build
@@ -180,6 +181,7 @@ def test_kept_weights_are_made_once_and_let_go(monkeypatch):
         assert torch.equal(fast(image), expected)
         keepers[0].__exit__(None, None, None)  # as threads may end, in any order
         assert torch.equal(fast(image), expected)
+        assert torch.allclose(fast(image, streamed=True), expected, atol=1e-6)
         keepers[1].__exit__(None, None, None)
         assert len(calls) == 2 * blocks
         fast.latent[0].attention.local_out.weight.zero_()
@@ -198,6 +200,15 @@ def test_kept_weights_serve_neither_gradients_nor_copies():
     copied.load_state_dict(other.state_dict())
     with torch.inference_mode():
         assert torch.equal(copied(image), other(image))
+
+
+def test_the_gate_of_fefm_leaves_no_map_but_its_input_and_result(monkeypatch):
+    monkeypatch.setattr(net.windows, "WINDOW_BYTES", 20_000)
+    fusion, x = FEFM(16, reduction=4), torch.rand(1, 32, 64, 96)
+    x = x.contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode(), Made() as made:
+        result = fusion(x)
+    assert sum(size >= result.nbytes / 2 for size in made.sizes) == 2
 
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")

@@ -74,9 +74,13 @@ def test_it_is_taken_where_memory_is_short(monkeypatch):
     results = []
     for free, tile in ((fits, None), (fits_streamed, None), (fits_streamed, 0), (0, 0)):
         results.append(restore(streaming, image, tile=tile, free=free))
-    assert asked == [{}, *3 * [{"streamed": True}]]
+    assert asked == [{}, *3 * [{"streamed": True, "on_region": None}]]
     for result in results[1:]:
         assert (result - results[0]).abs().max() < 1e-5
+    asked.clear()
+    restore(streaming, image, self_ensemble=True, free=0)
+    restore(streaming, image, tile=64, free=0)
+    assert [ways["streamed"] for ways in asked] == (4 + 3) * [True]
     with pytest.raises(ValueError, match="only with attention smam"):
         build("tiny", attention="mdta")(image[None, :, :56, :96], streamed=True)
 
@@ -125,7 +129,12 @@ def test_haze_comes_out_as_with_more_memory(monkeypatch):
     network.windows_bytes = 0
     free = 2 * 304 * 456 * network.streamed_bytes_per_pixel
     streamed = restore(network, degraded, tile=None, on_part=parts.append, free=free)
-    assert len(parts) == 1 and not torch.equal(whole, streamed)
+    assert not torch.equal(whole, streamed)
+    # 3 x 4 regions are read for the strips of three blocks, for level 2 and for the result
+    assert [part[:3] for part in parts] == [
+        (done, 61, 300 * 451 if done == 61 else 0) for done in range(1, 62)
+    ]
+    assert all((part.scores is None, part.tiles) == (part.done < 61, 1) for part in parts)
     before, after = (-10 * (image - clean).square().mean().log10() for image in (whole, streamed))
     assert after > 20
     assert abs(before - after) < 0.001

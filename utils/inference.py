@@ -23,10 +23,10 @@ MEMORY_SHARE = 0.5  # of the free memory that one forward pass may take
 
 
 class Part(NamedTuple):
-    """A tile that has been restored, or the whole image.
+    """A tile that has been restored, or the whole image, or a region of it that has been read.
 
-    done, total: how many there are; pixels: its size; scores: (3, K) as the network's forward gives
-    them, or None if it gives none; tiles: that the image was cut into.
+    done, total: how many there are; pixels: its size, 0 of a region; scores: (3, K) as the
+    network's forward gives them, or None if it gives none; tiles: that the image was cut into.
     """
 
     done: int
@@ -54,7 +54,8 @@ def restore(
         named: (1, K) as in the network's forward, or None for blind.
         tile: side of the tiles in pixels, at most (they are made equal); 0 for the whole image at
             once; None for the whole image, or else the largest tiles that fit into the free memory.
-        on_part: called after each tile; without scores if the network does not give them.
+        on_part: called after each tile, and before a whole image that is streamed is done, after
+            each region read; without scores if the network does not give them.
         self_ensemble: the mean of four restorations, of the image mirrored both ways.
         free: bytes of memory to go by; None for what is free now.
 
@@ -75,9 +76,17 @@ def restore(
         return _restore_mirrored(net, image, named, tile, on_part, free)
     image = image[None].to(device)
     if not tile or tile >= max(height, width):
-        restored, scores = _restore_whole(net, image, named, on_part is not None, free)
+        read = 0
+
+        def on_region(done: int, total: int) -> None:
+            nonlocal read
+            read = done
+            on_part(Part(done, total + 1, 0, None))
+
+        told = on_region if on_part else None
+        restored, scores = _restore_whole(net, image, named, on_part is not None, free, told)
         if on_part:
-            on_part(Part(1, 1, height * width, scores))
+            on_part(Part(read + 1, read + 1, height * width, scores))
         return restored[0]
 
     overlap = min(TILE_OVERLAP, tile // 2)
@@ -184,14 +193,19 @@ def _restore_mirrored(
 
 
 def _restore_whole(
-    net: nn.Module, image: Tensor, named: Tensor | None, wants_scores: bool, free: int | None
+    net: nn.Module,
+    image: Tensor,
+    named: Tensor | None,
+    wants_scores: bool,
+    free: int | None,
+    on_region: Callable[[int, int], None] | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Restored (1, 3, H, W), clipped, and scores (3, K) if they are wanted and to be had."""
     height, width = image.shape[2:]
     padded = pad_to_multiple(image, net.size_multiple)
     ways = {}
     if is_streamed(net, *padded.shape[2:], free):
-        ways["streamed"] = True
+        ways = {"streamed": True, "on_region": on_region}
     scores = None
     if wants_scores and net.gives_scores:
         restored, scores = net(padded, named, with_scores=True, **ways)
