@@ -76,6 +76,7 @@ def main() -> int:
             tqdm(targets.items(), "restoring", unit="picture", disable=not targets) as progress,
         ):
             for source, target in progress:
+                progress.set_postfix_str("", refresh=False)
 
                 def show(part: Part) -> None:
                     if part.total > 1:

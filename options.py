@@ -344,10 +344,11 @@ def with_saved_flags(argv: Sequence[str]) -> tuple[list[str], str]:
     run, _ = parser.parse_known_args([word for word in argv if word not in ("-h", "--help")])
     if not run.resume:
         return list(argv), ""
+    if run.resume != "auto" and not Path(run.resume).is_file():
+        return list(argv), ""  # which is told of later
     folder = run.ckpt_dir if run.resume == "auto" else Path(run.resume).parent
     # then its weights come from there
-    starts = (folder / name for name in OF_A_RUN) if run.resume == "auto" else [Path(run.resume)]
-    has_begun = any(start.exists() for start in starts)
+    has_begun = run.resume != "auto" or any((folder / name).exists() for name in OF_A_RUN)
     without = (*NOT_KEPT, "--init") if has_begun else NOT_KEPT
     kept = keep_flags(read_flags(folder), argv, without)
     told = f"with the flags in {folder / FLAGS}: {shlex.join(kept)}" if kept else ""

@@ -192,7 +192,8 @@ class AMPromptIR(RestorationNetwork, OnHub):
             degradation read off the image at levels 4, 3 and 2: its softmax weighs the prompts.
 
         Raises:
-            ValueError: H or W is not a multiple of 8; `streamed` with other attention than `smam`.
+            ValueError: not (B, 3, H, W) with multiples of 8; `streamed` with other attention than
+                `smam`.
         """
         self.check_size(image)
         if streamed and not self.streamed_bytes_per_pixel:

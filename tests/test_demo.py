@@ -554,6 +554,7 @@ def test_task_is_told(demo, photos, tmp_path):
     blind = read_image(tmp_path / "out" / "in.png")
     result, report = demo("--input", tmp_path / "in.png", "--task", "dehaze", "--tile", 64)
     assert result.code == 0 and "--task dehaze: not among what was trained" in result.err
+    assert "part 1 of " in result.err
     assert (report["knowledge"], report["task"]) == ("named", "dehaze")
     assert report["named"] == {**dict.fromkeys(NAMES, 0), "dehaze": 1}
     assert report["pictures"][0]["weights"] is None

@@ -108,7 +108,7 @@ def test_any_multiple_of_8(name, size):
 def test_wrong_size_is_named(name):
     with pytest.raises(ValueError, match=r"20 x 32 pixels.*multiples of 8"):
         build(name, "tiny")(torch.rand(1, 3, 20, 32))
-    for shape in ((3, 16, 16), (1, 1, 16, 16)):
+    for shape in ((8, 3, 16), (1, 1, 16, 16)):
         with pytest.raises(ValueError, match=r"expected \(B, 3, H, W\)"):
             build(name, "tiny")(torch.rand(shape))
 

@@ -1,5 +1,7 @@
 """Images restored as a whole in less memory come out as they would with more."""
 
+from unittest.mock import Mock, call
+
 import pytest
 import torch
 
@@ -22,7 +24,10 @@ def test_the_function_is_the_straightforward_one(name, size, monkeypatch):
     with torch.inference_mode():
         for named in (None, torch.eye(5)[: size[0]]):
             whole, scores = streaming(image, named, with_scores=True)
-            restored, found = streaming(image, named, with_scores=True, streamed=True)
+            tell = Mock()
+            restored, found = streaming(image, named, True, streamed=True, on_region=tell)
+            total = tell.call_count
+            assert tell.call_args_list == [call(done, total) for done in range(1, total + 1)] != []
             assert (restored - whole).abs().max() < 1e-5
             assert (found - scores).abs().max() < 1e-5
         restored = streaming(image, streamed=True)

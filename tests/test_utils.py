@@ -247,6 +247,8 @@ def test_a_run_that_saved_nothing_still_starts_from_its_weights(tmp_path):
     (tmp_path / "last.ckpt").touch()
     assert with_saved_flags(given) == ([*given, "--lr", "1"], f"with the flags in {file}: --lr 1")
     assert with_saved_flags(given[1:]) == (given[1:], "")
+    missing = ["--resume", str(tmp_path / "none.ckpt")]
+    assert with_saved_flags(missing) == (missing, "")
     file.unlink()
     told = f"there is no {file}, so flags that are not given are the defaults"
     assert with_saved_flags(given) == (given, told)

@@ -25,8 +25,9 @@ MEMORY_SHARE = 0.5  # of the free memory that one forward pass may take
 class Part(NamedTuple):
     """A tile that has been restored, or the whole image, or a region of it that has been read.
 
-    done, total: how many there are; pixels: its size, 0 of a region; scores: (3, K) as the
-    network's forward gives them, or None if it gives none; tiles: that the image was cut into.
+    done, total: calls so far and in all; pixels: restored with this one, 0 of a region; scores: (3,
+    K) as the network's forward gives them, or None, of a region or if it gives none; tiles: that
+    the image was cut into.
     """
 
     done: int
@@ -54,8 +55,7 @@ def restore(
         named: (1, K) as in the network's forward, or None for blind.
         tile: side of the tiles in pixels, at most (they are made equal); 0 for the whole image at
             once; None for the whole image, or else the largest tiles that fit into the free memory.
-        on_part: called after each tile, and before a whole image that is streamed is done, after
-            each region read; without scores if the network does not give them.
+        on_part: called after each tile, and while a whole image is streamed after each region read.
         self_ensemble: the mean of four restorations, of the image mirrored both ways.
         free: bytes of memory to go by; None for what is free now.
 
