@@ -127,7 +127,13 @@ def as_picture(source: str | Path | np.ndarray | Image.Image | Picture) -> Pictu
         return read_picture(Path(source))
     if isinstance(source, Image.Image):
         return take_picture(source)
-    pixels = np.asarray(source)
+    try:
+        pixels = np.asarray(source)
+    except (RuntimeError, TypeError, ValueError) as error:  # a tensor with a gradient, a list
+        raise UserError(
+            f"{type(source).__name__}: no array ({error}); give a path, uint8 or uint16 pixels, or "
+            "an image of Pillow's"
+        ) from error
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
     kinds = (np.uint8, np.uint16)
     fits = pixels.ndim == 3 and 1 <= pixels.shape[2] <= 4 and pixels.size > 0

@@ -114,7 +114,7 @@ def main() -> int:
                     tqdm.write(printable(f"{source}: {'; '.join(words)}"))
     finally:  # what is done is told of after Ctrl-C as well
         entries += [{"input": name, "error": reason} for name, reason in failures.items()]
-        if folder == options.output:
+        if folder == options.output and entries:
             write_report(folder, describe_run(trained, named, options) | {"pictures": entries})
 
     done = len(entries) - len(failures)

@@ -734,7 +734,8 @@ def _add_inference_flags(parser, tile: str) -> None:
         type=tile_size,
         default=tile,
         metavar="PIXELS",
-        help="side of the tiles: auto (by free memory), 0 for the whole image, or pixels",
+        help="side of the tiles: auto (by free memory), 0 for the whole image, or a multiple of 8 "
+        "from 64",
     )
     parser.add_argument(
         "--self_ensemble",

@@ -11,6 +11,7 @@ if __name__ == "__main__":
     import utils.start  # noqa: F401, before what takes long to import
 
 # isort: split
+import os
 import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
@@ -137,7 +138,7 @@ def find_test_sets(options: Namespace) -> tuple[list[tuple[Task, DataSet]], list
 
     Raises:
         UserError: there is none at all, or none in a folder that is not the default; or an image
-            cannot be read.
+            cannot be read; or the results would lie among them.
     """
     found, left_out = [], []
     for task in TASKS:
@@ -145,6 +146,12 @@ def find_test_sets(options: Namespace) -> tuple[list[tuple[Task, DataSet]], list
             continue
         folder = getattr(options, f"{task.name}_path")
         data_sets = find_in_folder(options, f"{task.name}_path", task)
+        output = Path(os.path.realpath(options.output_path))
+        if data_sets and output.is_relative_to(os.path.realpath(folder)):
+            raise UserError(
+                f"--output_path {options.output_path}: lies in --{task.name}_path {folder}, so "
+                "that the results would be tested as images; give a folder elsewhere"
+            )
         check_folders(data_sets)
         for data_set in data_sets:
             if not options.follow_links:

@@ -47,6 +47,9 @@ class Trained(NamedTuple):
     degradations: list[str]
     description: dict[str, Any]
 
+    def __repr__(self) -> str:
+        return f"Trained({self.describe()})"
+
     @property
     def title(self) -> str:
         """Network, configuration and kind of text prompts, as a table's row says them."""

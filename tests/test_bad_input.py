@@ -156,6 +156,15 @@ def test_damaged_test_image_is_found_before_any_is_restored(
     assert not (tmp_path / "out").exists()
 
 
+def test_results_are_not_put_among_the_images(fails, checkpoint, data_folder, tmp_path):
+    top = shutil.copytree(data_folder / "test" / "dehaze", tmp_path / "dehaze")
+    flags = ["--mode", 2, "--dehaze_path", top, "--ckpt_name", checkpoint, "--cuda=-1"]
+    for output in (top, top / "SOTS" / "out"):
+        message = fails("test", *flags, "--output_path", output)
+        assert f"--output_path {output}: lies in --dehaze_path {top}, so" in message
+    assert len(list(top.rglob("*.json"))) == 0
+
+
 def test_names_that_a_terminal_cannot_show(fails, run_script, checkpoint, data_folder, tmp_path):
     folder = tmp_path / os.fsdecode(b"a\xffb")
     folder.mkdir()

@@ -316,6 +316,8 @@ def test_interrupted_run_tells_what_is_done(demo, photos, monkeypatch, tmp_path)
     monkeypatch.setattr("utils.pictures.read_picture", read)
     result, report = demo("--input", tmp_path / "in")
     assert result.code == 130 and len(report["pictures"]) == 1
+    again, same = demo("--input", tmp_path / "in" / "b.png")  # of which nothing is done
+    assert again.code == 130 and same == report
 
 
 def test_folder_that_cannot_be_read(demo, photos, monkeypatch, tmp_path):
@@ -575,6 +577,10 @@ def test_python_api(checkpoint, trained, photos, tmp_path):
     for pixels in (photos[0].astype(np.float32), photos[0][None], np.zeros((4, 4, 5), np.uint8)):
         with pytest.raises(UserError, match="expected uint8 or uint16"):
             restore(pixels, trained)
+    for pixels in ([[1], [2, 3]], torch.rand(8, 8, requires_grad=True)):
+        with pytest.raises(UserError, match="no array"):
+            restore(pixels, trained)
+    assert len(repr(trained)) < 300
     with pytest.raises(UserError, match="strength 2: expected"):
         restore(photos[0], trained, strength=2)
     with pytest.raises(UserError, match="--task snow: this network knows only denoise_15"):
