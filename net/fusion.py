@@ -17,8 +17,7 @@ from net.windows import add_in_windows
 class FEFM(nn.Module):
     """A gate per pixel and channel chooses between local detail and one global value a channel.
 
-    Shape: (B, 2C, H, W) -> (B, C, H, W). Without gradients the gate is computed in
-    windows.
+    Shape: (B, 2C, H, W) -> (B, C, H, W). Without gradients the gate is computed in windows.
     """
 
     radius = 2  # of the detail's pixels that one output depends on
